@@ -1,0 +1,42 @@
+# Everything goes into .venv; nothing is installed elsewhere. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+export ORT_DISABLE_TELEMETRY := 1
+
+PYTHON ?= python3
+# Where torch comes from: empty = the pinned CUDA build (4.5 GB installed). Users without a GPU may name a package
+# index that holds a CPU build: make install TORCH_INDEX=<address>
+TORCH_INDEX ?=
+UV := .venv/bin/uv pip
+BIN := .venv/bin
+
+.PHONY: help install constraints demo test lint types check kafka bench chaos image up down clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+install: .venv/installed ## install everything into .venv
+
+.venv/installed: pyproject.toml constraints/dev.txt constraints/torch.txt
+	test -x .venv/bin/uv || { $(PYTHON) -m venv .venv && .venv/bin/python -m pip install --no-progress uv; }
+	VIRTUAL_ENV=.venv $(UV) install --no-progress --require-hashes -r constraints/dev.txt
+	if [ -n "$(TORCH_INDEX)" ]; then VIRTUAL_ENV=.venv $(UV) install --no-progress --index-url "$(TORCH_INDEX)" torch; \
+	else VIRTUAL_ENV=.venv $(UV) install --no-progress --no-deps --require-hashes -r constraints/torch.txt; fi
+	VIRTUAL_ENV=.venv $(UV) install --no-progress --no-deps -e .
+	touch $@
+
+constraints: ## resolve the pinned versions anew (writes constraints/*.txt)
+	./constraints/compile
+
+lint: .venv/installed ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed ## mypy --strict
+	$(BIN)/mypy
+
+test: .venv/installed ## run the tests (Kafka, Maven and Java included)
+	$(BIN)/python -m pytest -q
+
+check: lint types test ## what CI runs

@@ -1,0 +1,5 @@
+"""python -m latenight."""
+
+from latenight.cli import main
+
+main()

@@ -1,0 +1,34 @@
+"""The errors of latenight; each class says what the daemon does about it.
+
+LatenightError
+|-- BadInput            the message or file is wrong: dead letter, its neighbours in the batch survive
+|-- Unavailable         something outside is away for now: retry with backoff, nothing is committed
+|-- StartupError        the daemon cannot do its job: exit 3
+`-- TooManyDeadLetters  the dead-letter ratio is over its cap: exit 4, the topic is not drained
+"""
+
+
+class LatenightError(Exception):
+    """Root of all errors that latenight raises on purpose."""
+
+    exit_code = 1
+
+
+class BadInput(LatenightError):
+    """The input itself is wrong and will stay wrong; trying again cannot help."""
+
+
+class Unavailable(LatenightError):
+    """Something outside (broker, file system) does not answer now and may answer later."""
+
+
+class StartupError(LatenightError):
+    """The daemon cannot start: bundle, device, configuration or broker are not usable."""
+
+    exit_code = 3
+
+
+class TooManyDeadLetters(LatenightError):
+    """So much input is rejected that the fault is more likely ours than the input's."""
+
+    exit_code = 4
