@@ -22,12 +22,10 @@ class Commands(click.Group):
             sys.exit(error.exit_code)
 
 
-@click.group(
-    cls=Commands, context_settings={"auto_envvar_prefix": "LATENIGHT", "show_default": True}
-)
+@click.group(cls=Commands, context_settings={"auto_envvar_prefix": "LATENIGHT", "show_default": True})
 @click.version_option(latenight.__version__)
 def main() -> None:
-    """Find anomalous DESI spectra the night they are taken.
+    r"""Find anomalous DESI spectra the night they are taken.
 
     \b
     Exit codes: 0 done or drained, 1 bug, 2 usage, 3 start-up, 4 too many dead letters.

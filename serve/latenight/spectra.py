@@ -47,7 +47,7 @@ class Arm:
     @property
     def wave(self) -> NDArray[np.float64]:
         """Vacuum wavelengths of the arm's pixels, (n,) [A]."""
-        return self.wave_min + PIXEL * np.arange(self.n)
+        return self.wave_min + PIXEL * np.arange(self.n, dtype=np.float64)
 
 
 PIXEL = 0.8  # Angstrom, the same in every DESI reduction
