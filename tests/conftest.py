@@ -1,0 +1,22 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def desi_data() -> Path:
+    """The folder of real DESI files, from LATENIGHT_TEST_DATA; required where CI is set."""
+    folder = Path(os.environ.get("LATENIGHT_TEST_DATA", ROOT / "../shared/data/desi")).resolve()
+    if not (folder / "MANIFEST.tsv").is_file():
+        message = f"no real DESI files at {folder}: set LATENIGHT_TEST_DATA to a folder that holds them"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
