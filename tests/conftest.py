@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,15 @@ def desi_data() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Path:
+    """The checker of Prometheus (Debian package prometheus); required where CI is set."""
+    found = shutil.which("promtool")
+    if found is None:
+        message = "promtool is not installed: it comes with Prometheus (apt-get install prometheus)"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return Path(found)

@@ -1,8 +1,8 @@
 """Every metric that latenight exports: one list, and the only module that imports prometheus_client.
 
-One prefix ``latenight_``, base units, ``_total`` for counters. No label is unbounded: a TARGETID, a TILEID or a
-file belongs to the log, never to a label. Labels whose values are known start at zero, so that a rate sees the
-first event and a series that is missing always means a daemon that is missing.
+One prefix ``latenight_``, base units, ``_total`` for counters. No label is unbounded: a TARGETID, a TILEID or
+a file belongs to the log, never to a label. Labels whose values are known start at zero, so that a rate sees
+the first event and a series that is missing always means a daemon that is missing.
 """
 
 from __future__ import annotations
