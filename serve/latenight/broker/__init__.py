@@ -7,7 +7,7 @@ process, `memory`. A Source is used by one thread.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from latenight.errors import LatenightError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Headers = tuple[tuple[str, bytes], ...]
 Partition = tuple[str, int]  # topic, number
+Start = Literal["beginning", "end"] | int  # an int is a time: milliseconds since 1970 UTC
 
 
 @dataclass(frozen=True)
@@ -79,27 +80,39 @@ class Consumed:
     member: object
 
 
-class Fenced(LatenightError):
-    """Another process has taken this one's instance name; this one must end, nothing of it is committed."""
+class PlaceLost(LatenightError):
+    """Another process took this one's instance name, or the outcome of a transaction is unknown.
+
+    This process must end; the broker finishes or undoes the open transaction when the next one starts.
+    """
 
 
 class Source(Protocol):
-    """Reads topics in order; with a group, members share the partitions and the group's place is kept."""
+    """Reads topics in order; members of a group share the partitions, and the broker keeps their place."""
 
     def poll(self, timeout_s: float, max_messages: int) -> list[Message]:
-        """The next messages, [] if none came within the timeout."""
+        """The next messages, [] if none came within the timeout.
+
+        Raises:
+            Unavailable: the broker does not answer.
+            PlaceLost: another process runs under the same instance name.
+        """
 
     def consumed(self) -> Consumed:
         """What poll has returned so far, to be given to Sink.publish."""
+
+    def commit(self) -> None:
+        """Commit what poll has returned so far, where nothing is published with it.
+
+        Raises:
+            Unavailable: the broker is away or the group moved the partitions.
+        """
 
     def rewind(self) -> None:
         """Go back to the committed place: what was polled since then will be polled again."""
 
     def positions(self) -> dict[Partition, int]:
-        """The next offset of every partition: this member's, or what the group committed elsewhere.
-
-        Empty until the group has given this member its share.
-        """
+        """The next offset of every partition: this member's, or what its group committed elsewhere."""
 
     def ends(self) -> dict[Partition, int]:
         """The offset after the last readable message of every partition, at this moment."""
@@ -112,17 +125,47 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """Publishes records."""
+    """Publishes records; with an instance name, all of a call or nothing."""
 
     def publish(self, records: Sequence[Record], consumed: Consumed | None = None) -> None:
-        """Publish all records and, in the same transaction, the consumed offsets; or nothing at all.
+        """Publish the records and commit the consumed offsets in one transaction.
 
-        Without `consumed` the records are only acknowledged, not atomic: for announcements and heartbeats.
+        A sink without an instance name has no transactions: it returns when all records are acknowledged.
 
         Raises:
             Unavailable: the broker is away or the group moved the partitions; nothing is visible.
-            Fenced: another process runs under the same instance name.
+            PlaceLost: another process runs under the same instance name, or the outcome is unknown.
         """
 
     def close(self) -> None:
-        """Flush and leave."""
+        """Leave; what was published stays."""
+
+
+class Broker(Protocol):
+    """Where topics live."""
+
+    def source(
+        self,
+        topics: Sequence[str],
+        *,
+        group: str | None = None,
+        instance: str | None = None,
+        start: Start = "beginning",
+    ) -> Source:
+        """A reader of topics, of committed messages only.
+
+        Args:
+            topics: what to read.
+            group: whose place to resume and partitions to share; None reads everything and keeps no place.
+            instance: a name that survives a restart, so that the group waits for this member to come back.
+            start: where to begin without a committed place.
+        """
+
+    def sink(self, *, instance: str | None = None) -> Sink:
+        """A publisher; the instance name makes it transactional and fences its predecessor of that name."""
+
+    def create_topics(self, settings: Mapping[str, Mapping[str, str]], partitions: int) -> list[str]:
+        """Create the topics that do not exist; returns their names."""
+
+    def missing(self, topics: Sequence[str]) -> list[str]:
+        """Those of the topics that do not exist."""
