@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 DEFAULT_BUDGET = 100.0  # expected false alerts per 100 000 eligible spectra
 PER = 100_000.0
 # A message is one petal of 500 fibres. The guard lets through ten times the expected number of false alerts,
-# and at least 25: 5 % of a petal, three times a prevalence of 1.5 % true anomalies. More than that in one petal
-# is a fault of the petal, and 500 alerts about it would bury the alerts of the other nine.
+# and at least 25: 5 % of a petal, three times a prevalence of 1.5 % true anomalies. More than that in one
+# petal is a fault of the petal, and 500 alerts about it would bury the alerts of the other nine.
 PETAL_ROWS = 500
 GUARD_FACTOR = 10.0
 GUARD_MIN = 25
