@@ -81,6 +81,13 @@ def add_spikes(spectra: Spectra, rows: Iterable[int], pixel: int = 4000) -> Spec
     return replace(spectra, flux=flux, ivar=ivar)
 
 
+def assert_same_tables(found: np.ndarray, expected: np.ndarray) -> None:
+    """Structured arrays of the same columns with equal values; NaN equals NaN."""
+    assert found.dtype.names == expected.dtype.names
+    for name in expected.dtype.names or ():
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
 class FakeScorer:
     """Scores each spectrum from its own content; same interface as latenight.scorer.Scorer.
 
