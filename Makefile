@@ -40,3 +40,18 @@ test: .venv/installed ## run the tests (Kafka, Maven and Java included)
 	$(BIN)/python -m pytest -q
 
 check: lint types test ## what CI runs
+
+DOCKER ?= docker
+TARGET ?= cpu
+BUNDLE ?= demo/bundle
+SPECTRA ?= demo/night
+COMPOSE = BUNDLE=$(abspath $(BUNDLE)) SPECTRA=$(abspath $(SPECTRA)) $(DOCKER) compose -f deploy/compose.yaml
+
+image: ## build the image latenight:$(TARGET), TARGET=cpu or gpu
+	$(DOCKER) build --target $(TARGET) --tag latenight:$(TARGET) .
+
+up: image ## start Kafka, a scorer, Prometheus and Grafana (BUNDLE=... SPECTRA=...)
+	$(COMPOSE) up --detach
+
+down: ## stop them; topics and metrics are kept
+	$(COMPOSE) down

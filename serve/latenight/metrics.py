@@ -94,7 +94,7 @@ class Metrics:
         )
         self.oldest_unscored_age_seconds = gauge(
             "oldest_unscored_age_seconds",
-            "Age of the oldest message that is read but not committed; 0 when none.",
+            "Age of the oldest announced message that is not scored and committed; 0 when none waits.",
         )
         self.consumer_lag_records = gauge(
             "consumer_lag_records", "Messages between our position and the end of the partition.", "partition"
