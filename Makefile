@@ -55,3 +55,6 @@ up: image ## start Kafka, a scorer, Prometheus and Grafana (BUNDLE=... SPECTRA=.
 
 down: ## stop them; topics and metrics are kept
 	$(COMPOSE) down
+
+kafka: ## a broker on 127.0.0.1:9092 until interrupted (java 17, maven)
+	./deploy/kafka/kafka.sh

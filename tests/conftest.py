@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.kafka_server import running_kafka
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,3 +39,10 @@ def promtool() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return Path(found)
+
+
+@pytest.fixture(scope="session")
+def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """HOST:PORT of a real Apache Kafka, started for this session."""
+    with running_kafka(tmp_path_factory.mktemp("kafka")) as address:
+        yield address

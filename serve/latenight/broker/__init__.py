@@ -72,8 +72,8 @@ class Consumed:
     """How far a source has read, to be committed together with what was made of it.
 
     Attributes:
-        offsets: the next offset to read, of each partition that the source owns.
-        member: the broker's own proof that the source still owns them.
+        offsets: the next offset to read, of each partition that was read from.
+        member: the broker's own proof that the source still owns these partitions.
     """
 
     offsets: Mapping[Partition, int]
@@ -99,10 +99,10 @@ class Source(Protocol):
         """
 
     def consumed(self) -> Consumed:
-        """What poll has returned so far, to be given to Sink.publish."""
+        """What poll has returned since the last call or commit, to be given to Sink.publish once."""
 
     def commit(self) -> None:
-        """Commit what poll has returned so far, where nothing is published with it.
+        """Commit what poll has returned since the last commit, where nothing is published with it.
 
         Raises:
             Unavailable: the broker is away or the group moved the partitions.
@@ -112,7 +112,10 @@ class Source(Protocol):
         """Go back to the committed place: what was polled since then will be polled again."""
 
     def positions(self) -> dict[Partition, int]:
-        """The next offset of every partition: this member's, or what its group committed elsewhere."""
+        """The next offset of every partition: this member's, or what its group committed elsewhere.
+
+        Empty while the group shares out its partitions.
+        """
 
     def ends(self) -> dict[Partition, int]:
         """The offset after the last readable message of every partition, at this moment."""
@@ -158,7 +161,10 @@ class Broker(Protocol):
             topics: what to read.
             group: whose place to resume and partitions to share; None reads everything and keeps no place.
             instance: a name that survives a restart, so that the group waits for this member to come back.
-            start: where to begin without a committed place.
+            start: where to begin without a committed place; with a time, nothing older is returned.
+
+        Raises:
+            StartupError: the broker cannot be reached or a topic does not exist.
         """
 
     def sink(self, *, instance: str | None = None) -> Sink:

@@ -122,7 +122,9 @@ class MemorySource:
         self._group = group
         self._partitions = sorted(partition for partition in broker.logs if partition[0] in topics)
         self._begin = {partition: _begin(broker.logs[partition], start) for partition in self._partitions}
+        self._since = start if isinstance(start, int) else 0
         self._positions: dict[Partition, int] = {}
+        self._fresh: dict[Partition, int] = {}  # polled since the last commit
 
     def poll(self, timeout_s: float, max_messages: int) -> list[Message]:
         """The next messages, [] if none came within the timeout."""
@@ -137,16 +139,18 @@ class MemorySource:
                 messages += log[position : position + max_messages - len(messages)]
             for message in messages:
                 self._positions[message.topic, message.partition] = message.offset + 1
-        return messages
+                self._fresh[message.topic, message.partition] = message.offset + 1
+        return [message for message in messages if message.timestamp_ms >= self._since]
 
     def consumed(self) -> Consumed:
-        """What poll has returned so far."""
-        return Consumed(dict(self._positions), self)
+        """What poll has returned since the last call or commit."""
+        offsets, self._fresh = self._fresh, {}
+        return Consumed(offsets, self)
 
     def commit(self) -> None:
-        """Commit what poll has returned so far."""
+        """Commit what poll has returned since the last commit."""
         with self._broker.changed:
-            self.commit_offsets(self._positions)
+            self.commit_offsets(self.consumed().offsets)
 
     def commit_offsets(self, offsets: Mapping[Partition, int]) -> None:
         """Keep the offsets as the group's place, if this member still owns the partitions."""
@@ -156,7 +160,7 @@ class MemorySource:
 
     def rewind(self) -> None:
         """Go back to the committed place."""
-        self._positions = {}
+        self._positions, self._fresh = {}, {}
 
     def positions(self) -> dict[Partition, int]:
         """The next offset of every partition."""

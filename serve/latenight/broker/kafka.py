@@ -1,0 +1,350 @@
+"""Topics on Apache Kafka >= 2.5: the only module that imports kafka-python (>= 3.0.12, with crc32c)."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.errors import (
+    AuthorizationError,
+    CommitFailedError,
+    IllegalGenerationError,
+    KafkaError,
+    RebalanceInProgressError,
+    SaslAuthenticationFailedError,
+    TransactionAbortedError,
+    UnknownMemberIdError,
+)
+from kafka.structs import MemberState, OffsetAndMetadata, TopicPartition
+
+from latenight.broker import Consumed, Message, Partition, PlaceLost, Record, Start
+from latenight.broker.topics import MAX_MESSAGE_BYTES, MIB
+from latenight.errors import StartupError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+REQUEST_MS = 30_000  # one request; a broker that is killed and started again answers after about 25 s
+# kafka-python waits for ever for the end of a transaction. A restart of the broker takes 30 s of this.
+PUBLISH_LIMIT_S = 120.0
+# An open transaction blocks every read_committed reader: this long if we die inside one and never come back.
+TRANSACTION_MS = 30_000
+# Between two polls lie the scoring of a batch and the retries of a file system that is away.
+MAX_POLL_INTERVAL_MS = 900_000
+# A fetch returns up to this much of each partition and always at least one message, whatever its size.
+FETCH_BYTES = 8 * MIB
+
+# The transaction is undone and the same messages can be polled again.
+TRANSIENT = (
+    CommitFailedError,
+    IllegalGenerationError,
+    RebalanceInProgressError,
+    TransactionAbortedError,
+    UnknownMemberIdError,
+)
+# kafka-python wraps these into a plain KafkaError once the producer has failed: their names are all there is.
+FENCED = ("ProducerFencedError", "InvalidProducerEpochError", "FencedInstanceIdError")
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Turn errors of kafka-python into ours.
+
+    Raises:
+        PlaceLost: another process runs under the same instance name.
+        StartupError: the broker denies access.
+        Unavailable: it may work later. Any other KafkaError is a bug and passes unchanged.
+    """
+    try:
+        yield
+    except KafkaError as error:
+        text = f"{what}: {error}"
+        if any(name in text for name in FENCED):
+            raise PlaceLost(f"{text}; another process runs as this instance: give each its own") from error
+        if isinstance(error, (AuthorizationError, SaslAuthenticationFailedError)):
+            raise StartupError(f"{text}; check --client-config and the access rules of the broker") from error
+        if error.retriable or isinstance(error, TRANSIENT):
+            raise Unavailable(text) from error
+        raise
+
+
+class KafkaBroker:
+    """One Kafka cluster.
+
+    Args:
+        bootstrap_servers: HOST:PORT[,HOST:PORT...].
+        security: settings of kafka-python (broker.security); they are never logged.
+    """
+
+    def __init__(self, bootstrap_servers: str, security: Mapping[str, object] | None = None) -> None:
+        self._address = bootstrap_servers
+        self._common = {"bootstrap_servers": bootstrap_servers.split(","), **(security or {})}
+
+    def source(
+        self,
+        topics: Sequence[str],
+        *,
+        group: str | None = None,
+        instance: str | None = None,
+        start: Start = "beginning",
+    ) -> KafkaSource:
+        """A reader of topics, of committed messages only."""
+        with self._starting():
+            consumer = KafkaConsumer(
+                **self._common,
+                group_id=group,
+                group_instance_id=instance if group else None,
+                isolation_level="read_committed",
+                enable_auto_commit=False,
+                auto_offset_reset="latest" if start == "end" else "earliest",
+                # One assignor shared by two consumers makes the group rebalance for ever: each gets its own.
+                partition_assignment_strategy=[CooperativeStickyAssignor()],
+                max_partition_fetch_bytes=FETCH_BYTES,
+                max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+                allow_auto_create_topics=False,
+            )
+            numbers = {topic: consumer.partitions_for_topic(topic) for topic in topics}
+            if missing := [topic for topic, found in numbers.items() if not found]:
+                consumer.close()
+                raise StartupError(
+                    f"no such topics on {self._address}: {', '.join(missing)}; run: latenight topics create"
+                )
+            partitions = [TopicPartition(topic, n) for topic in topics for n in sorted(numbers[topic])]
+            if group is None:
+                _begin(consumer, partitions, start)
+            else:
+                consumer.subscribe(list(topics))
+        return KafkaSource(consumer, partitions, start if isinstance(start, int) else 0)
+
+    def sink(self, *, instance: str | None = None) -> KafkaSink:
+        """A publisher; the instance name makes it transactional and fences its predecessor of that name."""
+        with self._starting():
+            producer = KafkaProducer(
+                **self._common,
+                transactional_id=instance,
+                transaction_timeout_ms=TRANSACTION_MS,
+                delivery_timeout_ms=3 * REQUEST_MS,
+                max_request_size=MAX_MESSAGE_BYTES,
+                batch_size=MIB,
+                linger_ms=20,
+                allow_auto_create_topics=False,
+            )
+            if instance is not None:
+                producer.init_transactions()
+        return KafkaSink(producer, is_transactional=instance is not None)
+
+    def create_topics(self, settings: Mapping[str, Mapping[str, str]], partitions: int) -> list[str]:
+        """Create the topics that do not exist; returns their names."""
+        created = self.missing(list(settings))
+        if created:
+            with self._starting(), KafkaAdminClient(**self._common) as admin:
+                wanted = {
+                    topic: {"num_partitions": partitions, "configs": dict(settings[topic])}
+                    for topic in created
+                }
+                admin.create_topics(wanted, timeout_ms=REQUEST_MS, wait_for_metadata=True)
+        return created
+
+    def missing(self, topics: Sequence[str]) -> list[str]:
+        """Those of the topics that do not exist."""
+        with self._starting(), KafkaAdminClient(**self._common) as admin:
+            existing = set(admin.list_topics())
+        return [topic for topic in topics if topic not in existing]
+
+    @contextmanager
+    def _starting(self) -> Iterator[None]:
+        """While we start, whatever Kafka refuses is an error of the start."""
+        try:
+            yield
+        except (KafkaError, OSError, ValueError) as error:  # ValueError: an address or setting is no good
+            raise StartupError(f"cannot use Kafka at {self._address}: {error}") from error
+
+
+class KafkaSource:
+    """Reads partitions, as a member of a group or on its own."""
+
+    def __init__(self, consumer: Any, partitions: Sequence[TopicPartition], since_ms: int) -> None:
+        self._consumer = consumer
+        self._partitions = partitions
+        self._since_ms = since_ms
+        self._first: dict[TopicPartition, int] = {}  # where poll began: where to rewind to without a commit
+        self._fresh: dict[TopicPartition, OffsetAndMetadata] = {}  # polled since the last commit
+
+    def poll(self, timeout_s: float, max_messages: int) -> list[Message]:
+        """The next messages, [] if none came within the timeout."""
+        with _translated("cannot read"):
+            polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_messages)
+        for partition, records in polled.items():
+            self._first.setdefault(partition, records[0].offset)
+            self._fresh[partition] = OffsetAndMetadata(records[-1].offset + 1, "", records[-1].leader_epoch)
+        messages = [_message(record) for records in polled.values() for record in records]
+        return [message for message in messages if message.timestamp_ms >= self._since_ms]
+
+    def consumed(self) -> Consumed:
+        """What poll has returned since the last call or commit."""
+        offsets = {(topic, n): place.offset for (topic, n), place in self._take().items()}
+        return Consumed(offsets, self._consumer.group_metadata())
+
+    def commit(self) -> None:
+        """Commit what poll has returned since the last commit."""
+        if offsets := self._take():
+            with _translated("cannot commit"):
+                self._consumer.commit(offsets, timeout_ms=REQUEST_MS)
+
+    def rewind(self) -> None:
+        """Go back to the committed place."""
+        self._fresh = {}
+        with _translated("cannot go back to the committed place"):
+            for partition in self._consumer.assignment() & set(self._first):
+                committed = self._committed(partition)
+                self._consumer.seek(partition, self._first[partition] if committed is None else committed)
+
+    def positions(self) -> dict[Partition, int]:
+        """The next offset of every partition; {} while the group shares out its partitions."""
+        if not self._is_settled():
+            return {}
+        with _translated("cannot ask for the committed place"):
+            return {tuple(partition): self._position(partition) for partition in self._partitions}
+
+    def ends(self) -> dict[Partition, int]:
+        """The offset after the last readable message of every partition."""
+        with _translated("cannot ask for the end of the topic"):
+            ends = self._consumer.end_offsets(self._partitions, timeout_ms=REQUEST_MS)
+        return {tuple(partition): end for partition, end in ends.items()}
+
+    def lag(self) -> dict[Partition, int]:
+        """Messages not yet polled in each partition of this member, as the last fetch saw it."""
+        assigned = sorted(self._consumer.assignment()) if self._is_settled() else []
+        seen = {partition: self._consumer.highwater(partition) for partition in assigned}
+        return {
+            tuple(partition): max(0, end - self._position(partition))
+            for partition, end in seen.items()
+            if end is not None
+        }
+
+    def close(self) -> None:
+        """Leave; a member with an instance name keeps its partitions until it is back or its session ends."""
+        self._consumer.close(timeout_ms=5000)
+
+    def _is_settled(self) -> bool:
+        """Whether requests are answered at once: a pending JoinGroup holds back those behind it."""
+        is_member = self._consumer.config["group_id"] is not None
+        return not is_member or self._consumer.group_metadata().state == MemberState.STABLE
+
+    def _take(self) -> dict[TopicPartition, OffsetAndMetadata]:
+        assigned = self._consumer.assignment()
+        fresh, self._fresh = self._fresh, {}
+        return {partition: place for partition, place in fresh.items() if partition in assigned}
+
+    def _position(self, partition: TopicPartition) -> int:
+        """The next offset; 0 where nobody has begun."""
+        if partition in self._consumer.assignment():
+            position = self._consumer.position(partition, timeout_ms=REQUEST_MS)
+        else:
+            position = self._committed(partition)
+        return position or 0
+
+    def _committed(self, partition: TopicPartition) -> int | None:
+        if self._consumer.config["group_id"] is None:
+            return None
+        committed: int | None = self._consumer.committed(partition, timeout_ms=REQUEST_MS)
+        return committed
+
+
+class KafkaSink:
+    """Publishes with one idempotent producer, in transactions if it has an instance name."""
+
+    def __init__(self, producer: Any, *, is_transactional: bool) -> None:
+        self._producer = producer
+        self._is_transactional = is_transactional
+
+    def publish(self, records: Sequence[Record], consumed: Consumed | None = None) -> None:
+        """Publish the records and commit the consumed offsets in one transaction."""
+        with _translated("cannot publish"):
+            if self._is_transactional:
+                _within(PUBLISH_LIMIT_S, lambda: self._transact(records, consumed))
+            else:
+                self._send(records)
+
+    def close(self) -> None:
+        """Leave; what was published stays."""
+        self._producer.close(timeout=10)
+
+    def _transact(self, records: Sequence[Record], consumed: Consumed | None) -> None:
+        self._producer.begin_transaction()
+        try:
+            self._send(records)
+            if consumed is not None and consumed.offsets:
+                offsets = {
+                    TopicPartition(*where): OffsetAndMetadata(n) for where, n in consumed.offsets.items()
+                }
+                self._producer.send_offsets_to_transaction(offsets, consumed.member)
+            self._producer.commit_transaction()
+        except KafkaError:
+            self._producer.abort_transaction()  # raises if the producer cannot go on: then that is the error
+            raise
+
+    def _send(self, records: Sequence[Record]) -> None:
+        """Send and wait for every acknowledgement; the producer's own queue has no bound."""
+        futures = [
+            self._producer.send(record.topic, record.value, key=record.key, headers=list(record.headers))
+            for record in records
+        ]
+        self._producer.flush(timeout=PUBLISH_LIMIT_S)
+        for future in futures:
+            future.get(timeout=PUBLISH_LIMIT_S)
+
+
+def _begin(consumer: Any, partitions: Sequence[TopicPartition], start: Start) -> None:
+    """Take all partitions without a group and go to the start."""
+    consumer.assign(partitions)
+    if start == "beginning":
+        consumer.seek_to_beginning()
+        return
+    ends = consumer.end_offsets(partitions, timeout_ms=REQUEST_MS)
+    found: dict[TopicPartition, Any] = {}
+    if start != "end":
+        found = consumer.offsets_for_times(dict.fromkeys(partitions, start), timeout_ms=REQUEST_MS)
+    for partition in partitions:
+        first = found.get(partition)
+        consumer.seek(partition, ends[partition] if first is None else first.offset)
+
+
+def _message(record: Any) -> Message:
+    return Message(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        key=record.key,
+        value=record.value or b"",
+        headers=tuple(record.headers),
+        timestamp_ms=record.timestamp,
+    )
+
+
+def _within(limit_s: float, call: Callable[[], None]) -> None:
+    """Run a call that may hang for ever.
+
+    Raises:
+        PlaceLost: it has not returned in time, and nobody knows whether it will still succeed.
+    """
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001  (raised again below, in the thread that called)
+            errors.append(error)
+
+    thread = Thread(target=run, name="publish", daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if thread.is_alive():
+        raise PlaceLost(
+            f"Kafka has not finished a transaction within {limit_s:.0f} s: its outcome is unknown"
+        )
+    if errors:
+        raise errors[0]

@@ -1,0 +1,89 @@
+"""What only a real Kafka can show: open transactions, processes that die, a broker that does not answer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import uuid
+
+import pytest
+
+from latenight.broker import PlaceLost, Record
+from latenight.broker.kafka import KafkaBroker, _within
+from latenight.broker.topics import MAX_MESSAGE_BYTES, Topics
+from latenight.errors import Unavailable
+from tests.contract.test_broker import read_all, values
+from tests.kafka_server import free_ports
+
+
+@pytest.fixture
+def broker(kafka_server: str) -> KafkaBroker:
+    return KafkaBroker(kafka_server)
+
+
+@pytest.fixture
+def topics(broker: KafkaBroker) -> Topics:
+    topics = Topics(f"k{uuid.uuid4().hex[:12]}")
+    broker.create_topics(topics.settings(), 2)
+    return topics
+
+
+@pytest.mark.kafka
+def test_a_transaction_left_open_is_undone_by_the_successor(broker: KafkaBroker, topics: Topics) -> None:
+    """What a process sent before it died is never seen, and stops nobody once its successor is there."""
+    dead = broker.sink(instance=topics.prefix)
+    dead._producer.begin_transaction()
+    dead._send([Record(topics.scores, b"k", b"unfinished")])
+    successor = broker.sink(instance=topics.prefix)
+    successor.publish([Record(topics.scores, b"k", b"finished")])
+    assert values(read_all(broker, topics.scores)) == [b"finished"]
+    dead.close()
+    successor.close()
+
+
+@pytest.mark.kafka
+def test_the_topics_carry_their_settings(broker: KafkaBroker, topics: Topics) -> None:
+    """A record larger than its topic allows is refused, whole petals fit the topics that carry them."""
+    sink = broker.sink()
+    petal = bytes(33_000_000)
+    for topic in (topics.spectra, topics.deadletters):
+        assert topics.settings()[topic]["max.message.bytes"] == str(MAX_MESSAGE_BYTES)
+        sink.publish([Record(topic, b"1000-0", petal)])
+    with pytest.raises(Exception, match="MessageSizeTooLarge"):
+        sink.publish([Record(topics.alerts, b"1", petal)])
+    sink.close()
+
+
+@pytest.mark.parametrize("opening", ["source(['spectra'])", "sink()", "missing([])"])
+def test_a_broker_that_is_not_there_is_an_error_of_the_start(opening: str) -> None:
+    """Nobody listens: opening a source or a sink says which address does not answer."""
+    (port,) = free_ports(1)
+    # A process of its own: a client of kafka-python that could not start leaves threads and sockets behind.
+    code = (
+        "from latenight.broker.kafka import KafkaBroker\n"
+        f"KafkaBroker('127.0.0.1:{port}', {{'bootstrap_timeout_ms': 200}}).{opening}"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == 1
+    assert f"StartupError: cannot use Kafka at 127.0.0.1:{port}: " in ran.stderr
+
+
+def test_a_transaction_that_never_ends_is_given_up() -> None:
+    """A call that hangs past its limit loses the place; one that fails in time keeps its own error."""
+    forever = threading.Event()
+
+    def wait() -> None:
+        forever.wait()
+
+    with pytest.raises(PlaceLost, match="outcome is unknown"):
+        _within(0.01, wait)
+    forever.set()
+
+    def fail() -> None:
+        raise Unavailable("away")
+
+    with pytest.raises(Unavailable, match="away"):
+        _within(10.0, fail)
