@@ -1,0 +1,47 @@
+"""Every command explains itself."""
+
+from __future__ import annotations
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from latenight.cli import main
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The words of every command and sub-command of the group."""
+    found = []
+    for name, command in group.commands.items():
+        found.append((*path, name))
+        if isinstance(command, click.Group):
+            found += commands(command, (*path, name))
+    return found
+
+
+def find(path: tuple[str, ...]) -> click.Command:
+    """The command with these words."""
+    command: click.Command = main
+    for name in path:
+        assert isinstance(command, click.Group)
+        command = command.commands[name]
+    return command
+
+
+@pytest.mark.parametrize("path", commands(main), ids=" ".join)
+def test_every_command_and_every_option_has_help(path: tuple[str, ...]) -> None:
+    """Each command says in a sentence what it does, and each of its options says what it is for."""
+    command = find(path)
+    assert command.help
+    assert command.get_short_help_str(limit=200).endswith(".")
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{' '.join(path)} {parameter.opts[0]} has no help"
+
+
+@pytest.mark.parametrize("path", [(), *commands(main)], ids=" ".join)
+def test_help_is_printed(path: tuple[str, ...]) -> None:
+    """`latenight COMMAND --help` prints the usage and exits with 0, without any file or server."""
+    result = CliRunner().invoke(main, [*path, "--help"], prog_name="latenight")
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith(f"Usage: {' '.join(('latenight', *path))}")
