@@ -1,0 +1,111 @@
+"""Bundle -> Scorer: calibrated scores of whole messages, proven on the bundle's golden spectra."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from latenight import calibration
+from latenight.bundle import load_bundle
+from latenight.errors import StartupError
+from latenight.passes import Passes, Petal
+from latenight.scores import CHANNELS, Scores, empty_scores
+from latenight.spectra import ARMS, N_JOINT, ineligible_reasons
+from latenight.threads import default_threads
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from latenight.bundle import Bundle
+    from latenight.passes import Statistics
+    from latenight.spectra import Spectra
+
+# Golden spectra must be reproduced to this part of their value; TF32 products on a GPU round at 1e-3.
+TOLERANCE = {"CPUExecutionProvider": 1e-4, "CUDAExecutionProvider": 1e-2}
+
+
+class Scorer:
+    """Scores messages with one bundle on one device.
+
+    Attributes:
+        bundle_id: sha256 of the bundle's manifest.
+        provider: the execution provider in use.
+    """
+
+    def __init__(self, bundle: Bundle, *, device: str, threads: int) -> None:
+        arrays = bundle.arrays("calibration.npz")
+        learned = Petal(pixel_noise=arrays.pop("pixel_noise"), z_range=arrays.pop("z_range"))
+        self._passes = Passes(bundle.path, learned, device=device, threads=threads)
+        self._calibration = calibration.from_arrays(arrays)
+        self.bundle_id = bundle.id
+        self.provider = self._passes.provider
+
+    def score(self, spectra: Spectra, explain_below: float = 0.0) -> Scores:
+        """Score one message.
+
+        Args:
+            spectra: the rows of one petal, sky fibres included (the petal step needs them).
+            explain_below: rows with a smaller p_value get their reconstruction.
+        """
+        reasons = ineligible_reasons(spectra)
+        table = empty_scores(reasons)
+        rows = np.flatnonzero(reasons == "")
+        recon = recon_sigma = np.zeros((0, N_JOINT), np.float32)
+        explained = np.zeros(0, np.intp)
+        if len(rows):
+            statistics = self._passes(spectra, reasons)
+            table[rows] = calibrated_scores(self._calibration, statistics)
+            explained = np.flatnonzero(table["p_value"][rows] < explain_below)
+        if len(explained):
+            recon, recon_sigma = self._passes.reconstruction(statistics, explained)
+        return Scores(table, rows[explained], recon, recon_sigma, self.bundle_id, self.provider)
+
+
+def calibrated_scores(tables: calibration.Calibration, statistics: Statistics) -> np.ndarray:
+    """The rows of the scores table, (n,) of dtype SCORES, for the statistics of n eligible spectra."""
+    table = empty_scores(np.full(len(statistics.group), ""))
+    p, p_value, beyond = calibration.calibrated(
+        tables, statistics.channels(), statistics.group, statistics.snr
+    )
+    for name in ("snr", "log_prob", "chi2", "knn_distance", "sigma", "wavelength", "width", "sign"):
+        table[name] = getattr(statistics, name)
+    for k, arm in enumerate(ARMS):
+        table[f"arm_chi2_{arm.name}"] = statistics.arm_chi2[:, k]
+    for k, channel in enumerate(CHANNELS):
+        table[f"p_{channel}"] = p[:, k]
+    table["p_value"] = p_value
+    table["p_extrapolated"] = beyond
+    table["channel"] = np.array(CHANNELS)[p.argmin(axis=1)]
+    return table
+
+
+def load_scorer(path: Path, *, device: str = "auto", threads: int | None = None) -> Scorer:
+    """Open a bundle and prove that this session reproduces its golden spectra.
+
+    Args:
+        path: directory of the bundle.
+        device: "cpu"; "cuda", which fails if the GPU is not used; "auto", the GPU if there is one.
+        threads: number of CPU threads; by default what affinity and cgroup quota allow.
+
+    Raises:
+        StartupError: the bundle is damaged, the device is missing or the scores differ from the golden
+            ones; the daemon does not start (exit 3).
+    """
+    bundle = load_bundle(path)
+    scorer = Scorer(bundle, device=device, threads=threads or default_threads())
+    _check_golden(scorer, bundle)
+    return scorer
+
+
+def _check_golden(scorer: Scorer, bundle: Bundle) -> None:
+    spectra, expected = bundle.golden()
+    found = scorer.score(spectra).table
+    tolerance = TOLERANCE[scorer.provider]
+    for name in ("log_prob", "chi2", "knn_distance", "sigma", "snr"):
+        worst = np.nanmax(np.abs(found[name] - expected[name]) / (1 + np.abs(expected[name])))
+        if not worst <= tolerance:
+            raise StartupError(
+                f"bundle {bundle.path}: {name} of the golden spectra differs by {worst:.2g} on "
+                f"{scorer.provider}, allowed is {tolerance:.0e}. Use another device or fit the bundle again."
+            )

@@ -1,0 +1,105 @@
+"""ONNX files in sessions: device, threads, buckets; the only module that imports onnxruntime."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from latenight.errors import StartupError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    Arrays = Mapping[str, np.ndarray]
+
+# Two threads peak at 64 rows: the layers' weights are read once a bucket, and its arrays still fit the cache.
+BUCKET = 64
+CUDA = "CUDAExecutionProvider"
+
+
+class Graph:
+    """One ONNX file in a session, called with arrays of any number of rows.
+
+    Rows go through in buckets of one fixed size, so that no shape is ever new to the session (the arena of
+    the CUDA provider grows with every new shape) and a row's result does not depend on how many came with it.
+
+    Attributes:
+        provider: the execution provider in use.
+    """
+
+    def __init__(self, path: Path, *, device: str, threads: int) -> None:
+        self._session = _open_session(path, device=device, threads=threads)
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        self.provider: str = self._session.get_providers()[0]
+
+    def __call__(
+        self, rows: Arrays, *, constants: Arrays | None = None, outputs: Sequence[str] = ()
+    ) -> dict[str, np.ndarray]:
+        """Run the graph.
+
+        Args:
+            rows: inputs with one entry per row, n rows each.
+            constants: inputs that every bucket gets whole (the bank).
+            outputs: names of the wanted outputs; all of them by default.
+        """
+        n = len(next(iter(rows.values())))
+        names = list(outputs) or self._outputs
+        parts = [self._session.run(names, {**bucket, **(constants or {})}) for bucket in _buckets(rows, n)]
+        columns = zip(names, zip(*parts, strict=True), strict=True)
+        return {name: np.concatenate(column)[:n] for name, column in columns}
+
+
+def _buckets(rows: Arrays, n: int) -> Iterator[dict[str, np.ndarray]]:
+    """The rows in buckets, the last one filled up with zeros (no good pixels: every result is finite)."""
+    for start in range(0, n, BUCKET):
+        bucket = {name: np.ascontiguousarray(values[start : start + BUCKET]) for name, values in rows.items()}
+        missing = start + BUCKET - n
+        if missing > 0:
+            bucket = {
+                k: np.concatenate([v, np.zeros((missing, *v.shape[1:]), v.dtype)]) for k, v in bucket.items()
+            }
+        yield bucket
+
+
+def _open_session(path: Path, *, device: str, threads: int) -> onnxruntime.InferenceSession:
+    """A session on the wanted device.
+
+    onnxruntime falls back to the CPU in silence when CUDA does not load, so the provider is looked up on the
+    session itself.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # an idle daemon stays idle
+    options.log_severity_level = 3
+    if device == "cuda" and CUDA not in onnxruntime.get_available_providers():
+        raise StartupError("device cuda: this onnxruntime has no CUDA provider; install latenight[gpu]")
+    wanted = [] if device == "cpu" or CUDA not in onnxruntime.get_available_providers() else [CUDA]
+    session = onnxruntime.InferenceSession(path, options, providers=[*wanted, "CPUExecutionProvider"])
+    if device == "cuda" and session.get_providers()[0] != CUDA:
+        raise StartupError("device cuda: the CUDA provider did not load; check the driver, or use device cpu")
+    return session
+
+
+def _require_one_onnxruntime() -> None:
+    """Refuse to run where both distributions are installed: they overwrite each other's files."""
+    installed = []
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        installed.append(name)
+    if len(installed) != 1:
+        found = " and ".join(installed) or "no onnxruntime"
+        raise StartupError(
+            f"{found} installed; latenight needs exactly one of latenight[cpu] and latenight[gpu]. "
+            "Uninstall both and install one again."
+        )
+
+
+_require_one_onnxruntime()
+import onnxruntime  # noqa: E402  (after the check: importing a mixture of both fails obscurely or not at all)

@@ -1,0 +1,116 @@
+"""Training data: the coadds of a survey as memory-mapped arrays, and their split by petal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from latenight.desi import find_coadds, read_coadd
+from latenight.errors import StartupError
+from latenight.spectra import N_PIX, TABLE, Spectra, ineligible_reasons
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+HELD_OUT = 0.25  # of the petals: calibration wants at least 1000 spectra per class
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All spectra of the training files, row after row.
+
+    Attributes:
+        flux: (N, 7958) float32 memory map.
+        ivar: (N, 7958) float32 memory map.
+        table: (N,) of dtype TABLE.
+        reasons: (N,) why a row is not eligible; "" if it is.
+        files: name, first row and sha256 of what was read, of each file.
+    """
+
+    flux: NDArray[np.float32]
+    ivar: NDArray[np.float32]
+    table: np.ndarray
+    reasons: np.ndarray
+    files: Sequence[tuple[str, int, str]]
+
+    def messages(self) -> Iterator[tuple[slice, Spectra]]:
+        """The rows and the spectra of each file: the unit that the scorer sees at once."""
+        starts = [start for _, start, _ in self.files]
+        for (name, start, _), stop in zip(self.files, [*starts[1:], len(self.table)], strict=True):
+            rows = slice(start, stop)
+            yield rows, Spectra(self.flux[rows], self.ivar[rows], self.table[rows], name)
+
+
+def load_survey(paths: Sequence[Path], cache: Path) -> Survey:
+    """Read all coadds below the given paths once into memory-mapped arrays.
+
+    Args:
+        paths: coadd files and directories.
+        cache: directory for the arrays; what it holds of the same files (path, size, mtime) is used again.
+
+    Raises:
+        StartupError: there is no coadd.
+        BadInput: a coadd cannot be read; training on less than what was asked would go unnoticed.
+    """
+    files = find_coadds(paths)
+    if not files:
+        raise StartupError(f"no coadd-*.fits below {', '.join(map(str, paths))}: name files or directories")
+    identity = [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    index = cache / "index.json"
+    if not index.is_file() or json.loads(index.read_text())["identity"] != identity:
+        cache.mkdir(parents=True, exist_ok=True)
+        index.write_text(json.dumps({"identity": identity, "files": _read_all(files, cache)}))
+    table = np.fromfile(cache / "table", TABLE)
+    shape = (len(table), N_PIX)
+    flux, ivar = (np.memmap(cache / name, np.float32, mode="r", shape=shape) for name in ("flux", "ivar"))
+    reasons = np.fromfile(cache / "reasons", "U12")
+    return Survey(flux, ivar, table, reasons, [tuple(f) for f in json.loads(index.read_text())["files"]])
+
+
+def _read_all(files: Sequence[Path], cache: Path) -> list[tuple[str, int, str]]:
+    """Append every file to the arrays in the cache; name, first row and digest of each."""
+    found, row = [], 0
+    names = ("flux", "ivar", "table", "reasons")
+    streams = {name: (cache / name).open("wb") for name in names}
+    try:
+        for path in tqdm(files, desc="reading", unit="file", disable=None):
+            spectra = read_coadd(path)
+            digest = hashlib.sha256()
+            values = (spectra.flux, spectra.ivar, spectra.table, ineligible_reasons(spectra).astype("U12"))
+            for name, array in zip(names, values, strict=True):
+                data = array.tobytes()
+                streams[name].write(data)
+                digest.update(data)
+            found.append((path.name, row, digest.hexdigest()))
+            row += len(spectra)
+    finally:
+        for stream in streams.values():
+            stream.close()
+    return found
+
+
+def split_by_petal(table: np.ndarray, seed: int) -> NDArray[np.bool_]:
+    """Which rows are held out for calibration, (N,): whole petals of a tile, never single rows.
+
+    Fibres of one petal share noise and sky residuals; with rows of a petal on both sides, calibration would
+    not see the differences between petals that every new night brings.
+
+    Raises:
+        StartupError: there are fewer than two petals.
+    """
+    petals = np.stack([table["tileid"], table["petal"]], axis=1)
+    unique = np.unique(petals, axis=0)
+    if len(unique) < 2:
+        raise StartupError("fit needs spectra of at least two petals: one part is held out for calibration")
+    n = max(round(HELD_OUT * len(unique)), 1)
+    chosen = unique[np.random.default_rng(seed).permutation(len(unique))[:n]]
+    held_out: NDArray[np.bool_] = (petals[:, None] == chosen[None]).all(axis=2).any(axis=1)
+    return held_out

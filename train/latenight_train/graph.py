@@ -1,0 +1,336 @@
+"""THE definition of what is computed per spectrum: torch modules that are trained and exported verbatim.
+
+Model       flux, ivar, z, group -> latent, reconstruction, reconstruction probability          (pass 1)
+Statistics  flux, ivar after the petal step, reconstruction -> chi2, scan                       (pass 2)
+Neighbours  latent, bank -> distances to the nearest training latents
+
+Rules of the graph (measured in the reference): standard operators only; no median or sort (TopK of a whole
+row is the slowest operator on CUDA) and no CumSum (quadratic there); bad pixels are told by comparisons and
+carry no value; the draws are stored constants, so scores are deterministic.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from latenight.spectra import ARMS, N_JOINT, PIXEL, WAVE
+from latenight_train.vae import ENCODER_GRID, MEAN_GRID, N_GROUPS, VARIANCE_GRID, LogGrid, Vae
+
+N_DRAWS = 8  # fixed Sobol draws: error 1.4 % of the spread of scores, as much as 100 independent draws
+MAX_FLUX = 1e6  # 1e-11 erg s-1 cm-2 A-1: beyond any target; keeps squares of artefacts inside float32
+MAX_IVAR = 1e12
+BLOCK = 64
+FIRST_PIXEL = 4500.0  # 3600 A / 0.8 A
+SCAN_WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # pixels
+KNN_FETCHED = 16  # the mean is over 10; the rest replaces neighbours with the spectrum's own TARGETID
+
+
+def clean(flux: Tensor, ivar: Tensor) -> tuple[Tensor, Tensor]:
+    """Flux and ivar with zero in every bad pixel; NaN compares false, so it is bad."""
+    ok = (ivar > 0) & (ivar < 3e38) & (flux > -3e38) & (flux < 3e38)
+    zero = torch.zeros(())
+    flux = torch.where(ok, flux.clamp(-MAX_FLUX, MAX_FLUX), zero)
+    return flux, torch.where(ok, ivar.clamp(max=MAX_IVAR), zero)
+
+
+def to_joint(values: Tensor) -> Tensor:
+    """Sum of the arms on the joint grid: (N, 7958) -> (N, 7781)."""
+    b, r, z = torch.split(values, [arm.n for arm in ARMS], dim=1)
+    br = ARMS[1].joint_start
+    rz = ARMS[2].joint_start - ARMS[1].joint_start
+    both_br, both_rz = ARMS[0].n - br, ARMS[1].n - rz  # pixels that two arms share: 51 and 126
+    parts = (
+        b[:, :br],
+        b[:, br:] + r[:, :both_br],
+        r[:, both_br:rz],
+        r[:, rz:] + z[:, :both_rz],
+        z[:, both_rz:],
+    )
+    return torch.cat(parts, dim=1)
+
+
+def first_arm(values: Tensor) -> Tensor:
+    """One value per wavelength, of the bluer arm where two overlap: (N, 7958) -> (N, 7781).
+
+    For values that depend on wavelength alone, such as a reconstruction.
+    """
+    _, r, z = ARMS
+    parts = (values[:, : r.joint_start], values[:, r.start : r.start + z.joint_start - r.joint_start])
+    return torch.cat((*parts, values[:, z.start :]), dim=1)
+
+
+def to_arms(joint: Tensor) -> Tensor:
+    """The joint grid seen by each arm: (N, 7781) -> (N, 7958)."""
+    return torch.cat([joint[:, arm.joint_pixels] for arm in ARMS], dim=1)
+
+
+def norm_of(flux: Tensor, ivar: Tensor) -> Tensor:
+    """Scale of each spectrum, (N, 1): its mean flux, at least 0.3 of its typical noise.
+
+    Weighted by sqrt(ivar), between a plain mean (ruled by the noisy edges) and an ivar-weighted one (ruled by
+    the clean gaps in the z arm). The floor keeps spectra without signal from being blown up.
+    """
+    weight = ivar.sqrt()
+    total = weight.sum(1, keepdim=True).clamp(min=1e-12)
+    n_good = (ivar > 0).to(ivar.dtype).sum(1, keepdim=True)
+    return torch.maximum((weight * flux).sum(1, keepdim=True) / total, 0.3 * n_good / total).clamp(min=1e-9)
+
+
+class RestBins(nn.Module):
+    """Sums of observed joint-grid pixels over the bins of a rest-frame grid.
+
+    Each pixel belongs wholly to one bin, so noise stays independent. Running sums are two float64 products
+    with triangular matrices (within blocks of 64 pixels, then over blocks), read off at the bin edges.
+    """
+
+    edges: Tensor  # (n + 1,) float64, rest-frame edges / 0.8 A
+    within: Tensor
+    before: Tensor
+
+    def __init__(self, grid: LogGrid) -> None:
+        super().__init__()
+        self.n_blocks = -(-N_JOINT // BLOCK)
+        # In pixels, so that only numbers that float32 holds exactly (1 and 4500) appear in the graph: the
+        # exporter writes constants such as 0.8 as float32, which moved a pixel to the next bin.
+        self.register_buffer("edges", grid.edges() / PIXEL)
+        self.register_buffer("within", torch.ones(BLOCK, BLOCK, dtype=torch.float64).triu())
+        ones = torch.ones(self.n_blocks, self.n_blocks, dtype=torch.float64)
+        self.register_buffer("before", ones.triu(diagonal=1))
+
+    def forward(self, values: Tensor, z: Tensor) -> Tensor:
+        """Sum per bin, (N, bins), of values (N, 7781) at redshifts z (N, 1)."""
+        padded = functional.pad(values, (0, self.n_blocks * BLOCK - N_JOINT)).double()
+        sums = padded.reshape(-1, self.n_blocks, BLOCK) @ self.within  # (N, blocks, 64)
+        sums = sums + (sums[:, :, -1] @ self.before)[:, :, None]
+        running = functional.pad(sums.reshape(-1, self.n_blocks * BLOCK), (1, 0))  # (N, 1 + padded)
+        first = self.edges * (1 + z.double()) - FIRST_PIXEL
+        at = running.gather(1, first.ceil().clamp(0.0, float(N_JOINT)).long())  # (N, bins + 1)
+        return (at[:, 1:] - at[:, :-1]).float()
+
+
+class Interpolate(nn.Module):
+    """Linear interpolation from a rest-frame grid to the observed pixels of the arms."""
+
+    position: Tensor
+    steps_per_unit: Tensor
+
+    def __init__(self, grid: LogGrid) -> None:
+        super().__init__()
+        self.last = grid.n - 2  # the last point with a right neighbour; integers survive the exporter exactly
+        steps = torch.log(torch.from_numpy(WAVE) / grid.wave_min) / grid.step
+        self.register_buffer("position", steps)
+        self.register_buffer("steps_per_unit", torch.tensor(1 / grid.step, dtype=torch.float64))
+
+    def where(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Grid index (N, 7958) left of each pixel and the distance to it in steps, at z (N, 1)."""
+        # float64: at position 14000 float32 resolves only 1e-3 of a step, 1e-5 of the flux on a steep line.
+        position = self.position - torch.log(1 + z.double()) * self.steps_per_unit
+        position = position.clamp(0.0, float(self.last))
+        left = position.floor()
+        return left.long(), (position - left).float()
+
+    def forward(self, values: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
+        """Values (N, grid) at the observed pixels, (N, 7958)."""
+        left, fraction = where
+        low = values.gather(1, left)
+        return low + fraction * (values.gather(1, left + 1) - low)
+
+
+def sobol_normals(n: int, dimension: int) -> Tensor:
+    """Fixed quasi-random standard normal draws, (n, dimension)."""
+    engine = torch.quasirandom.SobolEngine(dimension, scramble=True, seed=20250617)  # type: ignore[no-untyped-call]
+    uniform = engine.draw(n, dtype=torch.float64).clamp(1e-6, 1 - 1e-6)
+    return (math.sqrt(2) * torch.erfinv(2 * uniform - 1)).float()
+
+
+Where = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Model(nn.Module):
+    """Pass 1: the VAE on raw spectra."""
+
+    draws: Tensor
+    one_hot: Tensor
+
+    def __init__(self, vae: Vae) -> None:
+        super().__init__()
+        self.vae = vae
+        self.rest_bins = RestBins(ENCODER_GRID)
+        self.mean_at = Interpolate(MEAN_GRID)
+        self.variance_at = Interpolate(VARIANCE_GRID)
+        self.register_buffer("draws", sobol_normals(N_DRAWS, vae.size.latent))
+        self.register_buffer("one_hot", torch.eye(N_GROUPS))
+
+    def condition(self, z: Tensor, group: Tensor) -> Tensor:
+        """What encoder and decoder know beside the spectrum, (N, groups + 1)."""
+        return torch.cat([functional.embedding(group, self.one_hot), torch.log(1 + z)], dim=1)
+
+    def encode(self, flux: Tensor, ivar: Tensor, z: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log sigma of q(latent | spectrum) for flux, ivar (N, 7958) in units of the norm."""
+        weight = self.rest_bins(to_joint(ivar), z)
+        value = self.rest_bins(to_joint(ivar * flux), z)
+        # value / weight is the mean flux of a bin, weight / (1 + weight) how far to trust it.
+        binned = torch.cat([(value / (1 + weight)).clamp(-30, 30), weight / (1 + weight)], dim=1)
+        mean, log_sigma = self.vae.encoder(binned, condition)
+        return mean, log_sigma
+
+    def decode(self, latent: Tensor, condition: Tensor, where: Where) -> tuple[Tensor, Tensor]:
+        """Mean and variance at the observed pixels, (N, 7958) each, in units of the norm and its square."""
+        mean, log_variance = self.vae.decoder(latent, condition)
+        return self.mean_at(mean, where[0]), self.variance_at(log_variance, where[1]).exp()
+
+    def where(self, z: Tensor) -> Where:
+        """Where the observed pixels lie on the two rest-frame grids."""
+        return self.mean_at.where(z), self.variance_at.where(z)
+
+    def forward(self, flux: Tensor, ivar: Tensor, z: Tensor, group: Tensor) -> tuple[Tensor, ...]:
+        """Score a batch.
+
+        Args:
+            flux: (N, 7958) [1e-17 erg s-1 cm-2 A-1].
+            ivar: (N, 7958); bad pixels have ivar <= 0 or NaN, and their flux is not looked at.
+            z: (N,) redshift; 0 for group UNKNOWN.
+            group: (N,) int64 index into SPECTYPES.
+
+        Returns:
+            latent (N, d); mean and variance (N, 7781) of the reconstruction [flux unit and its square];
+            log_prob (N,), the reconstruction probability (An and Cho 2015) [nats per good pixel]; deviance
+            (N,), its quadratic part, the mean over draws of chi2 per good pixel: the log-determinant of the
+            full probability ranks spectra by noise level and is left out of the ranking; snr (N,) per pixel.
+        """
+        flux, ivar = clean(flux, ivar)
+        z = z[:, None]
+        norm = norm_of(flux, ivar)
+        condition = self.condition(z, group)
+        flux1, ivar1 = flux / norm, ivar * norm * norm
+        latent, log_sigma = self.encode(flux1, ivar1, z, condition)
+        where = self.where(z)
+        good = (ivar > 0).to(flux.dtype)
+        n_good = good.sum(1).clamp(min=1.0)
+        noise = self.vae.log_noise.exp() / torch.where(ivar1 > 0, ivar1, torch.ones(()))
+        deviance, log_det = torch.zeros(()), torch.zeros(())
+        for draw in self.draws:
+            mean, variance = self.decode(latent + log_sigma.exp() * draw, condition, where)
+            total = noise + variance
+            deviance = deviance + (good * (flux1 - mean).square() / total).sum(1)
+            log_det = log_det + (good * total.log()).sum(1)
+        deviance = deviance / (N_DRAWS * n_good)
+        log_det = log_det / (N_DRAWS * n_good) + 2 * norm[:, 0].log()
+        log_prob = -0.5 * (deviance + log_det + math.log(2 * math.pi))
+        mean, variance = self.decode(latent, condition, where)
+        snr = (flux * ivar.sqrt()).sum(1) / n_good
+        mean, variance = first_arm(mean * norm), first_arm(variance * norm * norm)
+        return latent, mean, variance, log_prob, deviance, snr
+
+
+class Statistics(nn.Module):
+    """Pass 2: how far the spectrum is from its reconstruction, after the petal step."""
+
+    wave_min: Tensor
+    width_of: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lengths = [arm.n for arm in ARMS]
+        self.longest = max(self.lengths)
+        self.register_buffer("wave_min", torch.tensor([arm.wave_min for arm in ARMS]))
+        self.register_buffer("width_of", torch.tensor(SCAN_WIDTHS).float())
+
+    def stack(self, values: Tensor) -> Tensor:
+        """The arms one above the other, (N, 3, 2881), shorter ones padded with zeros."""
+        arms = torch.split(values, self.lengths, dim=1)
+        return torch.stack([functional.pad(a, (0, self.longest - a.shape[1])) for a in arms], dim=1)
+
+    def scan(self, sigmas: Tensor, good: Tensor) -> tuple[Tensor, Tensor]:
+        """Most significant window of each width in each arm.
+
+        S = sum of residuals in sigma / sqrt(number of good pixels), for widths 1, 2, 4 .. 512 px at steps of
+        a quarter width; each width comes from sums of the one before. Windows with less than half of their
+        pixels good do not count.
+
+        Returns:
+            Signed significance and first pixel of the window in its arm, (N, 3, widths) each.
+        """
+        best, start = [], []
+        total, count, step = sigmas, good, 1
+        for width in SCAN_WIDTHS:
+            if width > 1:
+                half = width // 2
+                skip = half // step
+                stride = 2 if width > 4 else 1
+                end = total.shape[2] - skip
+                total = total[:, :, :end:stride] + total[:, :, skip::stride]
+                count = count[:, :, :end:stride] + count[:, :, skip::stride]
+                step *= stride
+            significance = torch.where(
+                count >= width / 2, total / count.clamp(min=1.0).sqrt(), torch.zeros(())
+            )
+            at = significance.abs().argmax(dim=2, keepdim=True)
+            best.append(significance.gather(2, at))
+            start.append(at * step)
+        return torch.cat(best, 2), torch.cat(start, 2).float()
+
+    def forward(self, flux: Tensor, ivar: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, ...]:
+        """Compare a batch with its reconstruction.
+
+        Args:
+            flux: (N, 7958) after the petal step.
+            ivar: (N, 7958) corrected for the noise scale of the petal.
+            mean: (N, 7781) reconstruction of pass 1.
+            variance: (N, 7781) of the reconstruction.
+
+        Returns:
+            chi2 (N,) and arm_chi2 (N, 3) per good pixel under 1/ivar + variance (0 for an arm without
+            pixels); sigma, wavelength [A], width [A], sign (N,) of the most significant window; recon and
+            recon_sigma (N, 7781).
+        """
+        flux, ivar = clean(flux, ivar)
+        good = (ivar > 0).to(flux.dtype)
+        total = 1 / torch.where(ivar > 0, ivar, torch.ones(())) + to_arms(variance)
+        sigmas = self.stack(good * (flux - to_arms(mean)) / total.sqrt())  # (N, 3, 2881)
+        good = self.stack(good)
+        n_good = good.sum(2)  # (N, 3)
+        squares = sigmas.square().sum(2)
+        chi2 = squares.sum(1) / n_good.sum(1).clamp(min=1.0)
+        best, start = self.scan(sigmas, good)
+        wave = self.wave_min[:, None] + PIXEL * (start + 0.5 * (self.width_of - 1))
+        best, wave = best.flatten(1), wave.flatten(1)  # (N, 3 * widths)
+        at = best.abs().argmax(dim=1, keepdim=True)
+        sigma = best.gather(1, at)[:, 0]
+        width_at = functional.embedding(at[:, 0] % len(SCAN_WIDTHS), self.width_of[:, None])[:, 0] * PIXEL
+        arm_chi2 = squares / n_good.clamp(min=1.0)
+        wavelength = wave.gather(1, at)[:, 0]
+        return chi2, arm_chi2, sigma.abs(), wavelength, width_at, sigma.sign(), mean, variance.sqrt()
+
+
+class Neighbours(nn.Module):
+    """Exact nearest neighbours of a latent among the bank's.
+
+    A coarse ranking by one matrix product, then exact distances of the best 32: the result does not depend on
+    the precision of the product (TF32 alone would err by 2e-4).
+    """
+
+    scale: Tensor
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)  # (d,) latents are multiplied by it; the bank is already
+
+    def forward(self, latent: Tensor, bank: Tensor, minus_norm2: Tensor) -> tuple[Tensor, Tensor]:
+        """Distances and bank rows of the nearest 16, nearest first.
+
+        Args:
+            latent: (N, d) as the model gives it.
+            bank: (M, d) scaled training latents, M >= 32.
+            minus_norm2: (M,) minus the squared length of each row of bank.
+        """
+        latent = latent * self.scale
+        coarse = torch.addmm(minus_norm2, latent, bank.T, alpha=2.0)  # (N, M)
+        candidates = coarse.topk(32, dim=1).indices
+        offsets = functional.embedding(candidates, bank) - latent[:, None]  # (N, 32, d)
+        minus_d2, order = (-offsets.square().sum(2)).topk(KNN_FETCHED, dim=1)
+        return (-minus_d2).sqrt(), candidates.gather(1, order)

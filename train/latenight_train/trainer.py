@@ -1,0 +1,71 @@
+"""`latenight-train fit` from start to end: read, split, train, write the bundle."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from latenight.errors import StartupError
+from latenight_train.calibrate import write_bundle
+from latenight_train.data import load_survey, split_by_petal
+from latenight_train.fit import BATCH, Plan, fit_vae
+from latenight_train.vae import Architecture
+
+__all__ = ["Architecture", "Plan", "fit"]
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+def fit(paths: Sequence[Path], out: Path, plan: Plan, *, device: str = "auto", resume: bool = False) -> str:
+    """Train on the coadds below the given paths and write a bundle; returns its id.
+
+    The arrays and the checkpoint lie in OUT.work beside the bundle until it is complete; after a kill, the
+    same call with resume goes on from there.
+
+    Args:
+        paths: coadd files and directories.
+        out: directory of the bundle.
+        plan: sizes, length and seed of the training.
+        device: "cpu", "cuda" or "auto".
+        resume: go on from the checkpoint of an earlier call.
+
+    Raises:
+        StartupError: no data, too little data, no such device.
+        BadInput: a coadd cannot be read.
+    """
+    device = _device(device)
+    work = out.with_name(out.name + ".work")
+    survey = load_survey(paths, work / "survey")
+    held_out = split_by_petal(survey.table, plan.seed)
+    rows = np.flatnonzero((survey.reasons == "") & ~held_out)
+    checkpoint = work / "checkpoint.pt"
+    vae, progress = fit_vae(survey, rows, plan, device=device, checkpoint=checkpoint, resume=resume)
+    facts = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "training": {
+            "plan": asdict(plan),
+            "files": {name: digest for name, _, digest in survey.files},
+            "spectra": len(rows),
+            "epochs": round(progress.step * BATCH / max(len(rows), 1), 2),
+            "minutes": round(progress.elapsed_s / 60, 2),
+            "loss": progress.loss,
+            "device": device,
+        },
+    }
+    bundle_id = write_bundle(vae, survey, held_out, out, facts)
+    shutil.rmtree(work)
+    return bundle_id
+
+
+def _device(wanted: str) -> str:
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise StartupError("device cuda: torch sees no GPU; use --device cpu, or install its CUDA build")
+    return "cuda" if available and wanted != "cpu" else "cpu"
