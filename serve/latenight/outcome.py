@@ -1,0 +1,192 @@
+"""What becomes of one message: its scores and alerts, or a dead letter."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+import latenight
+from latenight.alert import encode_alert, make_alert
+from latenight.broker import Headers, Message, Record
+from latenight.errors import BadInput
+from latenight.policy import Decision, alert_threshold, decide
+from latenight.wire import CONTENT_ARROW, encode_scores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from latenight.broker.topics import Topics
+    from latenight.metrics import Metrics
+    from latenight.scores import Scores
+    from latenight.spectra import Spectra
+
+log = logging.getLogger(__name__)
+
+CONTENT_JSON = "application/json"
+MAX_REASON = 1000  # characters of a reason in a header
+
+
+class SpectraScorer(Protocol):
+    """What the daemon needs of latenight.scorer.Scorer."""
+
+    bundle_id: str
+    provider: str
+
+    def score(self, spectra: Spectra, explain_below: float = 0.0) -> Scores:
+        """Scores of one message; rows with p_value below `explain_below` get their reconstruction."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The spectra of one message, scored and judged.
+
+    Attributes:
+        scores: what the scorer says.
+        decision: what the policy makes of it.
+        packets: the alert packet of each row of the decision.
+    """
+
+    scores: Scores
+    decision: Decision
+    packets: list[dict[str, Any]]
+
+
+def judge(spectra: Spectra, scorer: SpectraScorer, *, budget: float, created: datetime) -> Judged:
+    """Score spectra and choose their alerts: the one way for files (score) and for messages (serve).
+
+    Args:
+        spectra: what one message holds.
+        scorer: the loaded bundle.
+        budget: expected false alerts per 100 000 eligible spectra.
+        created: now, with a time zone.
+    """
+    scores = scorer.score(spectra, explain_below=alert_threshold(budget))
+    decision = decide(spectra, scores, budget)
+    packets = [make_alert(spectra, scores, int(row), created=created) for row in decision.rows]
+    return Judged(scores, decision, packets)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one message: the records to publish, and what is counted once they are.
+
+    Attributes:
+        message: the message.
+        records: its scores and alerts, or its dead letter.
+        rejected: the stage that refused it ("read", "score"), "" if none did.
+        night: night of the first spectrum, -1 if unknown.
+        reasons: reason -> number of spectra, "" for those that are eligible.
+        n_scored: spectra that got a p_value.
+        n_alerts: alerts among the records.
+        n_suppressed: spectra under the threshold that were held back.
+    """
+
+    message: Message
+    records: tuple[Record, ...]
+    rejected: str = ""
+    night: int = -1
+    reasons: Counter[str] = field(default_factory=Counter)
+    n_scored: int = 0
+    n_alerts: int = 0
+    n_suppressed: int = 0
+
+    @property
+    def n_spectra(self) -> int:
+        """How many spectra the message held."""
+        return self.reasons.total()
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What it takes to deal with a message.
+
+    Attributes:
+        topics: the names of the topics.
+        read: message -> its spectra.
+        scorer: spectra -> scores.
+        budget: expected false alerts per 100 000 eligible spectra.
+        metrics: what is counted and timed.
+        now: the clock, seconds since 1970 UTC.
+    """
+
+    topics: Topics
+    read: Callable[[Message], Spectra]
+    scorer: SpectraScorer
+    budget: float
+    metrics: Metrics
+    now: Callable[[], float] = time.time
+
+
+def deal_with(desk: Desk, message: Message) -> Outcome:
+    """Read, score and judge one message; bad input becomes a dead letter.
+
+    Raises:
+        Unavailable: the file cannot be read now.
+    """
+    try:
+        with desk.metrics.stage_duration_seconds.labels(stage="read").time():
+            spectra = desk.read(message)
+    except BadInput as error:
+        return _reject(desk, message, "read", error)
+    try:
+        with desk.metrics.stage_duration_seconds.labels(stage="score").time():
+            return _accept(desk, message, spectra)
+    except BadInput as error:
+        return _reject(desk, message, "score", error)
+
+
+def _accept(desk: Desk, message: Message, spectra: Spectra) -> Outcome:
+    created = datetime.fromtimestamp(desk.now(), UTC)
+    judged = judge(spectra, desk.scorer, budget=desk.budget, created=created)
+    origin = ("input", str(message).encode())
+    table = encode_scores(spectra, judged.scores)
+    scored = Record(desk.topics.scores, message.key, table, (*content_type(CONTENT_ARROW), origin))
+    alerts = [
+        Record(
+            desk.topics.alerts,
+            packet["target"]["targetid"].encode(),
+            encode_alert(packet),
+            (*content_type(CONTENT_JSON), ("alert-id", packet["alert_id"].encode()), origin),
+        )
+        for packet in judged.packets
+    ]
+    return Outcome(
+        message,
+        (scored, *alerts),
+        night=int(spectra.table["night"][0]) if len(spectra) else -1,
+        reasons=Counter(judged.scores.table["reason"].tolist()),
+        n_scored=int(np.count_nonzero(np.isfinite(judged.scores.table["p_value"]))),
+        n_alerts=len(alerts),
+        n_suppressed=judged.decision.n_suppressed,
+    )
+
+
+def _reject(desk: Desk, message: Message, stage: str, error: BadInput) -> Outcome:
+    """A dead letter: the message as it came, and why it was refused, in headers."""
+    reason = str(error)[:MAX_REASON]
+    log.warning("rejected", extra={"fields": {"message": str(message), "stage": stage, "reason": reason}})
+    why = {
+        "stage": stage,
+        "reason": reason,
+        "topic": message.topic,
+        "partition": message.partition,
+        "offset": message.offset,
+        "timestamp-ms": message.timestamp_ms,
+        "version": latenight.__version__,
+    }
+    headers = tuple(
+        (f"deadletter-{name}", str(value).encode("utf-8", "replace")) for name, value in why.items()
+    )
+    letter = Record(desk.topics.deadletters, message.key, message.value, (*message.headers, *headers))
+    return Outcome(message, (letter,), rejected=stage)
+
+
+def content_type(name: str) -> Headers:
+    """The header that says what the payload is."""
+    return (("content-type", name.encode()),)
