@@ -81,7 +81,8 @@ def write_hdus(path: Path, hdus: Mapping[str, np.ndarray], header: Mapping[str, 
 
 
 def write_coadd(folder: Path, spectra: Spectra, name: str = NAME) -> Path:
-    """Write a coadd and its redrock file; gives the path of the coadd."""
-    redrock = folder / name.replace("coadd-", "redrock-").removesuffix(".gz")
+    """Write a coadd and then, as the pipeline does, its redrock file; gives the path of the coadd."""
+    path = write_hdus(folder / name, coadd_hdus(spectra))
+    redrock = folder / name.replace("coadd-", "redrock-")
     write_hdus(redrock, {"REDSHIFTS": make_redshifts(spectra.table)})
-    return write_hdus(folder / name, coadd_hdus(spectra))
+    return path

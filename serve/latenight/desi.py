@@ -61,7 +61,7 @@ def read_coadd(path: Path, redrock: Path | None = None) -> Spectra:
         n = fits.n_spectra()
         flux, ivar = _read_arms(fits, n)
         table = _read_table(fits, n)
-    redrock = redrock or _redrock_beside(path)
+    redrock = redrock or redrock_beside(path)
     if redrock is not None:
         with _opened(redrock) as fits:
             redshifts = fits.columns("REDSHIFTS", identity.REDSHIFTS)
@@ -75,13 +75,24 @@ def read_coadd(path: Path, redrock: Path | None = None) -> Spectra:
 def describe(path: Path) -> dict[str, Any]:
     """Facts of a coadd without reading its spectra (3 ms): tileid, petal, night, survey, program, n.
 
-    What the header and the name do not tell has its missing value (spectra.MISSING).
+    What the header and the name do not tell has its missing value (spectra.MISSING). All three arms must be
+    there, so that a file that is still being copied is noticed.
 
     Raises:
         BadInput, Unavailable: as read_coadd.
     """
     with _opened(path) as fits:
-        return fits.facts() | {"n": fits.n_spectra()}
+        n = fits.n_spectra()
+        for arm in ARMS:
+            fits.check_image(f"{arm.name.upper()}_IVAR", (n, arm.n))
+        return fits.facts() | {"n": n}
+
+
+def redrock_beside(path: Path) -> Path | None:
+    """The redrock file of a coadd: same folder, same name but for the prefix, not zipped; None without."""
+    name = re.sub(r"^(coadd|spectra)-(.*\.fits)(\.gz)?$", r"redrock-\2", path.name)
+    redrock = path.with_name(name)
+    return redrock if name != path.name and redrock.exists() else None
 
 
 def find_coadds(paths: Iterable[Path]) -> list[Path]:
@@ -116,7 +127,19 @@ class _Fits:
             self._hdus = {hdu.get_extname().upper(): hdu for hdu in self._fits}
             self._header = self._fits[0].read_header()
         except FITSIO_ERRORS as error:
-            raise BadInput(f"{path}: not a complete FITS file: {_first_line(error)}") from error
+            raise BadInput(f"{path}: not a FITS file: {_first_line(error)}") from error
+        if path.suffix != ".gz":  # CFITSIO itself refuses a truncated .gz
+            self._check_complete()
+
+    def _check_complete(self) -> None:
+        """A cut file has an HDU that ends beyond it, or pieces of a lost header after its last HDU."""
+        size = self.path.stat().st_size
+        for hdu in self._fits:
+            name, end = hdu.get_extname() or "PRIMARY", hdu.get_info()["data_end"]
+            if end > size:
+                raise self.bad(name, f"is truncated: it ends at byte {end}, the file at {size}")
+        if end < size:
+            raise self.bad(name, f"is the last one readable, but {size - end} bytes follow: the file is cut")
 
     def close(self) -> None:
         self._fits.close()
@@ -138,11 +161,15 @@ class _Fits:
             raise self.bad("B_FLUX", f"has shape {dims}, expected (number of spectra, {ARMS[0].n})")
         return int(dims[0])
 
-    def image(self, name: str, shape: tuple[int, ...], kinds: str) -> np.ndarray:
-        """An image of the given shape and numpy kinds, in native byte order."""
+    def check_image(self, name: str, shape: tuple[int, ...]) -> None:
+        """Refuse an HDU that is not there, not an image of that shape or cut short."""
         dims = self._info(name).get("dims")
         if dims is None or tuple(dims) != shape:
             raise self.bad(name, f"has shape {dims}, expected {list(shape)}")
+
+    def image(self, name: str, shape: tuple[int, ...], kinds: str) -> np.ndarray:
+        """An image of the given shape and numpy kinds, in native byte order."""
+        self.check_image(name, shape)
         values = self._read(name)
         if values.dtype.kind not in kinds:
             raise self.bad(name, f"holds {values.dtype}, expected a type of kind {kinds}")
@@ -169,10 +196,6 @@ class _Fits:
         if name not in self._hdus:
             raise self.bad(name, f"is missing; the file has {', '.join(filter(None, self._hdus)) or 'none'}")
         info: dict[str, Any] = self._hdus[name].get_info()
-        if self.path.suffix != ".gz" and info["data_end"] > self.path.stat().st_size:
-            raise self.bad(
-                name, f"is truncated: it ends at byte {info['data_end']}, beyond the end of the file"
-            )
         return info
 
     def _read(self, name: str, **options: object) -> np.ndarray:
@@ -258,19 +281,13 @@ def _read_table(fits: _Fits, n: int) -> np.ndarray:
     return table
 
 
-def _redrock_beside(path: Path) -> Path | None:
-    name = re.sub(r"^(coadd|spectra)-(.*\.fits)(\.gz)?$", r"redrock-\2", path.name)
-    redrock = path.with_name(name)
-    return redrock if name != path.name and redrock.exists() else None
-
-
 def _read_arms(fits: _Fits, n: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     flux, ivar = np.empty((n, N_PIX), np.float32), np.empty((n, N_PIX), np.float32)
+    has_mask = any(f"{arm.name.upper()}_MASK" in fits for arm in ARMS)  # in all arms or in none
     for arm in ARMS:
         _check_wave(fits, arm)
         raw = {name: fits.image(f"{arm.name.upper()}_{name}", (n, arm.n), "f") for name in ("FLUX", "IVAR")}
-        mask_hdu = f"{arm.name.upper()}_MASK"
-        mask = fits.image(mask_hdu, (n, arm.n), "iu") if mask_hdu in fits else None
+        mask = fits.image(f"{arm.name.upper()}_MASK", (n, arm.n), "iu") if has_mask else None
         _clean(flux[:, arm.pixels], ivar[:, arm.pixels], raw["FLUX"], raw["IVAR"], mask)
         if not ivar[:, arm.pixels].any():  # all bad may be a dead camera; all NaN is a broken file
             for name, values in raw.items():

@@ -1,0 +1,152 @@
+"""Coadd files -> messages of the spectra topic: which files, when, and what is said of each."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from latenight.broker import Record
+from latenight.desi import describe, find_coadds, read_coadd, redrock_beside
+from latenight.errors import Unavailable
+from latenight.wire import CONTENT_ARROW, CONTENT_POINTER, Pointer, encode_pointer, encode_spectra
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+Payload = Literal["pointer", "inline"]
+Version = tuple[Path, int, int]  # path, mtime [ns], size
+
+POLL_S = 2.0
+# A redrock job of one petal takes minutes; after this long a coadd is announced without redshifts.
+REDROCK_TIMEOUT_S = 1800.0
+
+
+def pointer_for(path: Path) -> Pointer:
+    """The pointer to a coadd and its redrock file.
+
+    Raises:
+        BadInput, Unavailable: the file is no complete coadd, or not there.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100  resolving links would change the name people know
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise Unavailable(f"{path}: {error.strerror}") from error
+    redrock = redrock_beside(path)
+    return Pointer(
+        path=str(path),
+        size=status.st_size,
+        mtime=status.st_mtime,
+        redrock=str(redrock) if redrock else None,
+        **describe(path),
+    )
+
+
+def make_record(path: Path, payload: Payload, topic: str) -> Record:
+    """The message that announces one coadd: key TILEID-PETAL, or the file name where it mixes tiles.
+
+    Raises:
+        BadInput, Unavailable: the file is no complete coadd, or not there.
+    """
+    pointer = pointer_for(path)
+    is_tile = pointer.tileid >= 0 and pointer.petal >= 0
+    key = f"{pointer.tileid}-{pointer.petal}" if is_tile else Path(pointer.path).name
+    if payload == "inline":
+        content_type, value = CONTENT_ARROW, encode_spectra(read_coadd(Path(pointer.path)))
+    else:
+        content_type, value = CONTENT_POINTER, encode_pointer(pointer)
+    return Record(topic, os.fsencode(key), value, (("content-type", content_type.encode()),))
+
+
+def announce_records(paths: Iterable[Path], payload: Payload, topic: str) -> Iterator[Record]:
+    """The messages of the coadds, one at a time: an inline petal is 33 MB.
+
+    Raises:
+        BadInput, Unavailable: as make_record.
+    """
+    return (make_record(path, payload, topic) for path in paths)
+
+
+def read_list(lines: Iterable[str]) -> list[Path]:
+    """The paths of a list, one a line; empty lines do not count."""
+    return [Path(line.strip()) for line in lines if line.strip()]
+
+
+def paced(
+    paths: Iterable[Path], rate: float, clock: Callable[[], float], sleep: Callable[[float], None]
+) -> Iterator[Path]:
+    """The paths, no more than rate of them per second; time that was lost is not made up for.
+
+    Args:
+        paths: what to give.
+        rate: paths per second.
+        clock: monotonic seconds.
+        sleep: waits that many seconds.
+    """
+    due = clock()
+    for path in paths:
+        wait = due - clock()
+        if wait > 0:
+            sleep(wait)
+        due = clock() + 1.0 / rate
+        yield path
+
+
+@dataclass
+class Watch:
+    """Coadds that appear under paths, each once it has its redrock file or has waited for it too long.
+
+    A coadd that is written again counts as a new one: a tile is reduced more than once in a night.
+
+    Attributes:
+        paths: files and directories, as in find_coadds.
+        redrock_timeout_s: how long to wait for the redrock file.
+    """
+
+    paths: list[Path]
+    redrock_timeout_s: float = REDROCK_TIMEOUT_S
+    _first_seen: dict[Version, float] = field(default_factory=dict)
+    _given: set[Version] = field(default_factory=set)
+
+    def ready(self, now: float) -> list[Path]:
+        """The coadds that have become ready since the last call.
+
+        Args:
+            now: monotonic seconds.
+        """
+        found = [version for path in find_coadds(self.paths) for version in _version(path)]
+        self._first_seen = {version: self._first_seen.get(version, now) for version in found}
+        self._given &= set(found)
+        ready = [
+            version
+            for version in found
+            if version not in self._given
+            and (_has_redshifts(version) or now - self._first_seen[version] >= self.redrock_timeout_s)
+        ]
+        self._given |= set(ready)
+        return [path for path, _, _ in ready]
+
+
+def _version(path: Path) -> list[Version]:
+    try:
+        status = path.stat()
+    except FileNotFoundError:  # renamed or removed since it was listed
+        return []
+    return [(path, status.st_mtime_ns, status.st_size)]
+
+
+def _has_redshifts(coadd: Version) -> bool:
+    """Whether the redrock file is there and newer than the coadd: an older one is of an earlier reduction."""
+    path, mtime_ns, _ = coadd
+    redrock = redrock_beside(path)
+    return redrock is not None and any(version[1] >= mtime_ns for version in _version(redrock))
+
+
+def watch(paths: list[Path], clock: Callable[[], float], sleep: Callable[[float], None]) -> Iterator[Path]:
+    """The coadds under paths as they become ready, those that are there first; never ends."""
+    watched = Watch(paths)
+    while True:
+        yield from watched.ready(clock())
+        sleep(POLL_S)

@@ -1,0 +1,315 @@
+"""What travels between processes: pointers, inline spectra and score tables; the only module with pyarrow.
+
+A pointer is JSON; spectra and scores are Arrow IPC streams of one record batch, whose schema metadata name
+the format, so that any language with Arrow can publish spectra or read scores.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from latenight.errors import BadInput
+from latenight.scores import SCORES
+from latenight.spectra import N_PIX, SPECTYPES, TABLE, Spectra, empty_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from latenight.scores import Scores
+
+CONTENT_POINTER = "application/vnd.latenight.coadd+json"
+CONTENT_ARROW = "application/vnd.apache.arrow.stream"
+POINTER_FORMAT = "latenight.coadd/1"
+SPECTRA_FORMAT = "latenight.spectra/1"
+SCORES_FORMAT = "latenight.scores/1"
+
+PIXELS = pa.list_(pa.float32(), N_PIX)
+TEXT_SCORES = ("bundle", "source")  # the columns of a score table that are the same in all rows of a message
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """A coadd file on a file system that publisher and scorer share.
+
+    Attributes:
+        path: absolute path of the coadd.
+        size: its size [bytes].
+        mtime: when it was last written [s since 1970 UTC].
+        redrock: absolute path of its redrock file, None if there was none.
+        tileid, petal, night: -1 where the file does not tell (healpix coadds).
+        survey, program: "" where the file does not tell.
+        n: number of spectra.
+    """
+
+    path: str
+    size: int
+    mtime: float
+    redrock: str | None
+    tileid: int
+    petal: int
+    night: int
+    survey: str
+    program: str
+    n: int
+
+
+def encode_pointer(pointer: Pointer) -> bytes:
+    """The pointer as JSON, schema "latenight.coadd/1"."""
+    return json.dumps({"schema": POINTER_FORMAT, **asdict(pointer)}).encode()
+
+
+def decode_pointer(data: bytes) -> Pointer:
+    """The pointer; keys that this version does not know are ignored.
+
+    Raises:
+        BadInput: no such JSON; names the field. The daemon sends the message to the dead letters.
+    """
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"pointer: not JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("schema") != POINTER_FORMAT:
+        raise BadInput(f"pointer: not a JSON object with schema {POINTER_FORMAT!r}")
+    return Pointer(
+        path=_path(content, "path"),
+        size=_integer(content, "size", 0),
+        mtime=_number(content, "mtime"),
+        redrock=None if content.get("redrock") is None else _path(content, "redrock"),
+        tileid=_integer(content, "tileid", -1),
+        petal=_integer(content, "petal", -1),
+        night=_integer(content, "night", -1),
+        survey=_text(content, "survey"),
+        program=_text(content, "program"),
+        n=_integer(content, "n", 1),
+    )
+
+
+def _integer(content: dict[str, Any], field: str, least: int) -> int:
+    value = content.get(field)
+    if type(value) is not int or not least <= value < 1 << 63:
+        raise BadInput(f"pointer: {field} is {value!r:.80}, expected an integer from {least}")
+    return value
+
+
+def _number(content: dict[str, Any], field: str) -> float:
+    value = content.get(field)
+    if type(value) is int and abs(value) < 1 << 63:
+        return float(value)
+    if type(value) is not float or not math.isfinite(value):
+        raise BadInput(f"pointer: {field} is {value!r:.80}, expected a number")
+    return value
+
+
+def _text(content: dict[str, Any], field: str) -> str:
+    value = content.get(field)
+    if not isinstance(value, str):
+        raise BadInput(f"pointer: {field} is {value!r:.80}, expected a string")
+    return value
+
+
+def _path(content: dict[str, Any], field: str) -> str:
+    value = _text(content, field)
+    if not value.startswith("/") or "\0" in value:
+        raise BadInput(f"pointer: {field} is {value!r:.80}, expected an absolute path")
+    return value
+
+
+def encode_spectra(spectra: Spectra) -> bytes:
+    """The spectra as an Arrow stream: columns flux, ivar (fixed-size lists of 7958 float32) and TABLE's."""
+    columns = {"flux": _pixels(spectra.flux), "ivar": _pixels(spectra.ivar)}
+    columns |= {name: pa.array(spectra.table[name]) for name in TABLE.names or ()}
+    metadata = {"format": SPECTRA_FORMAT, "source": os.fsencode(spectra.source)}
+    return _encode(pa.record_batch(columns).replace_schema_metadata(metadata))
+
+
+def decode_spectra(data: bytes) -> Spectra:
+    """The spectra, exactly as they were encoded; arrays are read-only views of data where possible.
+
+    flux, ivar and targetid are required; an identity column that is not there holds its missing value.
+    Flux in bad pixels (ivar 0) becomes 0.
+
+    Raises:
+        BadInput: not such a stream, wrong types or lengths, no rows, nulls, NaN or negative ivar, flux not
+            finite in a good pixel; names the column. The daemon sends the message to the dead letters.
+    """
+    batch = _decode(data, SPECTRA_FORMAT)
+    source = batch.schema.metadata.get(b"source")
+    if source is None or not batch.num_rows:
+        raise BadInput("spectra: no rows, or no source in the schema metadata")
+    for required in ("flux", "ivar", "targetid"):
+        if required not in batch.schema.names:
+            raise BadInput(f"spectra: column {required} is missing")
+    ivar = _values(batch, "ivar", PIXELS).reshape(-1, N_PIX)
+    if not ((ivar >= 0) & (ivar < np.inf)).all():
+        raise BadInput("spectra: column ivar holds a value that is negative or not finite")
+    flux = _values(batch, "flux", PIXELS).reshape(-1, N_PIX)
+    garbage = (ivar == 0) & (flux != 0)
+    if garbage.any():
+        flux = np.where(garbage, np.float32(0), flux)
+    if not np.isfinite(flux).all():
+        raise BadInput("spectra: column flux is not finite in a good pixel")
+    return Spectra(flux=flux, ivar=ivar, table=_identity(batch), source=os.fsdecode(source))
+
+
+def _pixels(values: np.ndarray) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), N_PIX)
+
+
+def _identity(batch: pa.RecordBatch) -> np.ndarray:
+    table = empty_table(batch.num_rows)
+    for name in TABLE.names or ():
+        if name not in batch.schema.names:
+            continue
+        values = _values(batch, name, _arrow_type(TABLE[name]))
+        if values.dtype.kind == "U" and values.dtype.itemsize > TABLE[name].itemsize:
+            raise BadInput(f"spectra: column {name} holds more than {TABLE[name].itemsize // 4} characters")
+        if values.dtype.kind == "f" and np.isinf(values).any():
+            raise BadInput(f"spectra: column {name} is infinite")
+        table[name] = values
+    if not np.isin(table["spectype"], SPECTYPES).all():
+        raise BadInput(f"spectra: column spectype holds something else than {', '.join(SPECTYPES)}")
+    return table
+
+
+def encode_scores(spectra: Spectra, scores: Scores) -> bytes:
+    """The score table of one message as an Arrow stream: TABLE's columns, SCORES's, bundle and source."""
+    return _encode(_score_batch(spectra, scores))
+
+
+def decode_scores(data: bytes) -> dict[str, np.ndarray]:
+    """The columns of a score table by name.
+
+    Raises:
+        BadInput: not such a stream.
+    """
+    return _columns(_decode(data, SCORES_FORMAT))
+
+
+def _score_batch(spectra: Spectra, scores: Scores) -> pa.RecordBatch:
+    text = {
+        "bundle": scores.bundle_id,
+        "source": os.fsencode(spectra.source).decode("utf-8", "replace"),  # a path may hold other bytes
+    }
+    columns = {name: pa.array(spectra.table[name]) for name in TABLE.names or ()}
+    columns |= {name: pa.array(scores.table[name]) for name in SCORES.names or ()}
+    columns |= {name: pa.array([text[name]] * len(spectra), pa.string()) for name in TEXT_SCORES}
+    return pa.record_batch(columns).replace_schema_metadata({"format": SCORES_FORMAT})
+
+
+class ParquetScores:
+    """A Parquet file of scores that is being written, one row group per message."""
+
+    def __init__(self, writer: pq.ParquetWriter) -> None:
+        self._writer = writer
+
+    def write(self, spectra: Spectra, scores: Scores) -> None:
+        """Append the score table of one message."""
+        self._writer.write_batch(_score_batch(spectra, scores))
+
+
+@contextmanager
+def open_parquet(path: Path) -> Iterator[ParquetScores]:
+    """A Parquet file that appears under its name when the block ends well, and not at all otherwise."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("wb") as file:
+            with pq.ParquetWriter(file, SCORE_SCHEMA, compression="zstd") as writer:
+                yield ParquetScores(writer)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_parquet(path: Path, messages: Sequence[tuple[Spectra, Scores]]) -> None:
+    """Write the score tables of the messages, in order; see open_parquet."""
+    with open_parquet(path) as parquet:
+        for spectra, scores in messages:
+            parquet.write(spectra, scores)
+
+
+def read_parquet(path: Path) -> dict[str, np.ndarray]:
+    """The columns of a Parquet file of scores by name.
+
+    Raises:
+        BadInput: not a Parquet file of scores.
+    """
+    try:
+        table = pq.read_table(path).combine_chunks()
+    except (pa.ArrowException, OSError) as error:
+        raise BadInput(f"{path}: not a Parquet file: {error}") from error
+    if (table.schema.metadata or {}).get(b"format") != SCORES_FORMAT.encode():
+        raise BadInput(f"{path}: not a score table ({SCORES_FORMAT})")
+    return _columns(table)
+
+
+def _columns(batch: pa.RecordBatch | pa.Table) -> dict[str, np.ndarray]:
+    return {name: _to_numpy(name, batch.column(name)) for name in batch.schema.names}
+
+
+def _to_numpy(name: str, array: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    if array.null_count:
+        raise BadInput(f"column {name} holds nulls")
+    if pa.types.is_string(array.type):
+        return np.array(array.to_pylist(), dtype=str)
+    values: np.ndarray = array.to_numpy(zero_copy_only=False)
+    return values
+
+
+def _arrow_type(dtype: np.dtype[Any]) -> pa.DataType:
+    return pa.string() if dtype.kind == "U" else pa.from_numpy_dtype(dtype)
+
+
+def _values(batch: pa.RecordBatch, name: str, expected: pa.DataType) -> np.ndarray:
+    """The column as numpy, lists flattened."""
+    column = batch.column(batch.schema.names.index(name))
+    if column.type != expected:
+        raise BadInput(f"spectra: column {name} is {column.type}, expected {expected}")
+    if expected == PIXELS and not column.null_count:
+        column = column.flatten()
+    return _to_numpy(name, column)
+
+
+def _encode(batch: pa.RecordBatch) -> bytes:
+    stream = pa.BufferOutputStream()
+    with pa.ipc.new_stream(stream, batch.schema) as writer:
+        writer.write_batch(batch)
+    data: bytes = stream.getvalue().to_pybytes()
+    return data
+
+
+def _decode(data: bytes, expected: str) -> pa.RecordBatch:
+    try:
+        with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
+            batches = list(reader)
+        for batch in batches:
+            batch.validate(full=True)
+        names = reader.schema.names  # ValueError if they are no text
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BadInput(f"{expected}: not an Arrow stream: {error}") from error
+    found = (reader.schema.metadata or {}).get(b"format", b"").decode(errors="replace")
+    if len(set(names)) != len(names):
+        raise BadInput(f"{expected}: two columns of one name")
+    if found != expected or len(batches) != 1:
+        raise BadInput(f"expected one Arrow batch of format {expected}, found {len(batches)} of {found!r}")
+    return batches[0]
+
+
+SCORE_SCHEMA = pa.schema(
+    [
+        *[(name, _arrow_type(dtype[name])) for dtype in (TABLE, SCORES) for name in dtype.names or ()],
+        *[(name, pa.string()) for name in TEXT_SCORES],
+    ],
+    metadata={"format": SCORES_FORMAT},
+)

@@ -1,0 +1,151 @@
+"""The announcer: which files become messages, when, and what the messages say."""
+
+from __future__ import annotations
+
+import os
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latenight import announce
+from latenight.announce import REDROCK_TIMEOUT_S, Watch
+from latenight.errors import BadInput, Unavailable
+from latenight.wire import CONTENT_ARROW, CONTENT_POINTER, decode_pointer, decode_spectra
+from tests.coadds import NAME, REDROCK_NAME, coadd_hdus, write_coadd, write_hdus
+from tests.fakes import make_spectra
+
+
+class FakeClock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def coadd(tmp_path: Path) -> Path:
+    return write_coadd(tmp_path, make_spectra(3, seed=1))
+
+
+class TestRecords:
+    def test_a_pointer_says_where_the_file_lies(self, coadd: Path) -> None:
+        """A pointer message holds path, size, mtime, redrock and header facts; its key is TILEID-PETAL."""
+        (record,) = announce.announce_records([coadd], "pointer", "latenight.spectra")
+        assert (record.topic, record.key) == ("latenight.spectra", b"1000-0")
+        assert record.headers == (("content-type", CONTENT_POINTER.encode()),)
+        pointer = decode_pointer(record.value)
+        assert pointer == announce.pointer_for(coadd)
+        assert (pointer.path, pointer.redrock) == (str(coadd), str(coadd.with_name(REDROCK_NAME)))
+        assert (pointer.size, pointer.n, pointer.night) == (coadd.stat().st_size, 3, 20260101)
+
+    def test_inline_holds_the_spectra(self, coadd: Path) -> None:
+        """An inline message holds the spectra and names the file they came from."""
+        record = announce.make_record(coadd, "inline", "latenight.spectra")
+        assert record.key == b"1000-0"
+        assert record.headers == (("content-type", CONTENT_ARROW.encode()),)
+        spectra = decode_spectra(record.value)
+        assert (len(spectra), spectra.source) == (3, str(coadd))
+
+    def test_relative_paths_become_absolute(self, coadd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A relative path is announced as the absolute one, for readers in other directories."""
+        monkeypatch.chdir(coadd.parent)
+        assert announce.pointer_for(Path(NAME)).path == str(coadd)
+
+    def test_a_healpix_coadd_is_keyed_by_its_name(self, tmp_path: Path) -> None:
+        """A coadd that mixes tiles has its file name as key, so that its versions share a partition."""
+        path = write_hdus(tmp_path / "coadd-main-dark-9144.fits", coadd_hdus(make_spectra(1, seed=1)), {})
+        record = announce.make_record(path, "pointer", "t")
+        assert record.key == b"coadd-main-dark-9144.fits"
+        assert decode_pointer(record.value).redrock is None
+
+    def test_broken_and_missing_files_are_not_announced(self, coadd: Path) -> None:
+        """A truncated file is BadInput, a missing one Unavailable."""
+        coadd.write_bytes(coadd.read_bytes()[:100_000])
+        with pytest.raises(BadInput, match=str(coadd)):
+            announce.pointer_for(coadd)
+        with pytest.raises(Unavailable, match="gone"):
+            announce.pointer_for(coadd.with_name("coadd-gone.fits"))
+
+    def test_lists_of_files(self) -> None:
+        """A list holds one path a line; empty lines do not count."""
+        assert announce.read_list(["/a/b.fits\n", "\n", " c.fits \n"]) == [Path("/a/b.fits"), Path("c.fits")]
+
+
+class TestPace:
+    def test_no_more_than_the_rate(self) -> None:
+        """At 4 per second, the second and every later path come a quarter second after the one before."""
+        clock = FakeClock()
+        times = [clock.now for _ in announce.paced([Path("a")] * 4, 4.0, clock, clock.sleep)]
+        np.testing.assert_allclose(np.diff(times), 0.25)
+
+    def test_lost_time_is_not_made_up_for(self) -> None:
+        """After a slow publish the next path comes at once, and no burst follows."""
+        clock = FakeClock()
+        times = []
+        for path in announce.paced([Path("slow"), Path("b"), Path("c")], 1.0, clock, clock.sleep):
+            times.append(clock.now)
+            clock.now += 10.0 if path.name == "slow" else 0.0
+        np.testing.assert_allclose(np.diff(times), [10.0, 1.0])
+
+
+class TestWatch:
+    def test_each_coadd_once(self, coadd: Path) -> None:
+        """A coadd with its redrock file is ready at once, and only once."""
+        watch = Watch([coadd.parent])
+        assert watch.ready(0.0) == [coadd]
+        assert watch.ready(REDROCK_TIMEOUT_S * 2) == []
+
+    def test_redrock_is_waited_for(self, tmp_path: Path) -> None:
+        """A coadd without redrock file waits for it."""
+        coadd = write_coadd(tmp_path, make_spectra(1, seed=1))
+        redrock = coadd.with_name(REDROCK_NAME).rename(tmp_path / "later")
+        watch = Watch([tmp_path])
+        assert watch.ready(0.0) == []
+        assert watch.ready(REDROCK_TIMEOUT_S - 1.0) == []
+        redrock.rename(tmp_path / REDROCK_NAME)
+        assert watch.ready(REDROCK_TIMEOUT_S - 0.5) == [coadd]
+
+    def test_not_for_ever(self, coadd: Path) -> None:
+        """After the timeout a coadd is announced without redshifts, and not again when they come."""
+        redrock = coadd.with_name(REDROCK_NAME)
+        content = redrock.read_bytes()
+        redrock.unlink()
+        watch = Watch([coadd.parent])
+        assert watch.ready(0.0) == []
+        assert watch.ready(REDROCK_TIMEOUT_S) == [coadd]
+        redrock.write_bytes(content)
+        assert watch.ready(REDROCK_TIMEOUT_S + 1.0) == []
+
+    def test_a_new_reduction_is_a_new_coadd(self, coadd: Path) -> None:
+        """A coadd that is written again is announced again, once redrock has caught up with it."""
+        watch = Watch([coadd.parent])
+        assert watch.ready(0.0) == [coadd]
+        later = coadd.stat().st_mtime + 60.0
+        os.utime(coadd, (later, later))
+        assert watch.ready(1.0) == []
+        os.utime(coadd.with_name(REDROCK_NAME), (later, later))
+        assert watch.ready(2.0) == [coadd]
+
+    def test_the_loop_finds_what_appears(self, tmp_path: Path) -> None:
+        """Watching gives what is there, sleeps between polls, and gives what comes meanwhile."""
+        first = write_coadd(tmp_path, make_spectra(1, seed=1))
+        clock = FakeClock()
+
+        def sleep(seconds: float) -> None:
+            clock.sleep(seconds)
+            if len(clock.slept) == 3:
+                write_coadd(tmp_path, make_spectra(1, seed=2), "coadd-1-1000-thru20260101.fits")
+
+        found = list(islice(announce.watch([tmp_path], clock, sleep), 2))
+        assert [path.name for path in found] == [first.name, "coadd-1-1000-thru20260101.fits"]
+        assert clock.slept == [announce.POLL_S] * 3
