@@ -128,8 +128,8 @@ class Daemon:
         recent = [*self._rejected, *(bool(outcome.rejected) for outcome in outcomes)][-WINDOW:]
         if len(recent) >= MIN_WINDOW and sum(recent) > self._max_dead_ratio * len(recent):
             raise TooManyDeadLetters(
-                f"{sum(recent)} of the last {len(recent)} messages were rejected: the fault is more likely ours "
-                "than theirs. The log names them and the reasons; this batch is not committed"
+                f"{sum(recent)} of the last {len(recent)} messages were rejected: the fault is likely ours "
+                "rather than theirs. The log names them and the reasons; this batch is not committed"
             )
 
     def _account(self, outcomes: list[Outcome], seconds: float) -> None:
