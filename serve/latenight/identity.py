@@ -71,6 +71,27 @@ def file_facts(name: str, header: Mapping[str, object]) -> dict[str, Any]:
     return facts
 
 
+def convert(values: np.ndarray, name: str) -> np.ndarray:
+    """The values of a FITS column as our column of that name, strings without trailing blanks.
+
+    Raises:
+        ValueError: that would change them (a TARGETID that is a float, say), or a row holds several.
+    """
+    dtype = TABLE[name] if name in (TABLE.names or ()) else np.dtype(np.int64)
+    if values.ndim != 1 or values.dtype.kind not in {"i": "iu", "f": "fiu", "U": "SU"}[dtype.kind]:
+        raise ValueError(f"for {name} holds {values.dtype}{list(values.shape[1:])}, expected {dtype}")
+    if dtype.kind == "U":
+        return np.char.strip(values.astype(str)).astype(dtype)
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            numbers = values.astype(dtype)
+        return np.where(np.isfinite(numbers), numbers, dtype.type(np.nan))
+    limits = np.iinfo(dtype)
+    if values.min() < limits.min or values.max() > limits.max:
+        raise ValueError(f"for {name} holds a number beyond {dtype}")
+    return values.astype(dtype)
+
+
 def from_fibermap(n: int, facts: Mapping[str, Any], fibermap: Columns) -> np.ndarray:
     """The identity table of n rows from FIBERMAP (whichever columns there are) and, above it, file_facts."""
     table = empty_table(n)
