@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,6 +16,11 @@ from latenight.errors import BadInput, Unavailable
 from latenight.wire import CONTENT_ARROW, CONTENT_POINTER, decode_pointer, decode_spectra
 from tests.coadds import NAME, REDROCK_NAME, coadd_hdus, write_coadd, write_hdus
 from tests.fakes import make_spectra
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from latenight.broker import Consumed, Record
 
 
 class FakeClock:
@@ -30,6 +36,19 @@ class FakeClock:
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.now += seconds
+
+
+class ListSink:
+    """A sink that keeps what is published."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def publish(self, records: Sequence[Record], consumed: Consumed | None = None) -> None:
+        self.records += records
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -75,6 +94,25 @@ class TestRecords:
             announce.pointer_for(coadd)
         with pytest.raises(Unavailable, match="gone"):
             announce.pointer_for(coadd.with_name("coadd-gone.fits"))
+
+    def test_one_broken_file_keeps_back_no_other(self, coadd: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Files that cannot be announced are counted and logged; the others are published in order."""
+        other = write_coadd(coadd.parent, make_spectra(1, seed=1), "coadd-1-1000-thru20260101.fits")
+        broken = coadd.with_name("coadd-2-1000-thru20260101.fits")
+        broken.write_bytes(b"")
+        sink = ListSink()
+        assert announce.announce([coadd, broken, other], "pointer", "t", sink) == 1
+        paths = [decode_pointer(record.value).path for record in sink.records]
+        assert paths == [str(coadd), str(other)]
+        assert [record.message for record in caplog.records] == [
+            f"not announced: {broken}: the file is empty"
+        ]
+
+    def test_too_large_for_a_message(self, coadd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Spectra that do not fit a message are refused with the advice to announce a pointer."""
+        monkeypatch.setattr(announce, "MAX_MESSAGE_BYTES", 1000)
+        with pytest.raises(BadInput, match="announce a pointer instead"):
+            announce.make_record(coadd, "inline", "t")
 
     def test_lists_of_files(self) -> None:
         """A list holds one path a line; empty lines do not count."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from latenight.broker import Record
+from latenight.broker.topics import MAX_MESSAGE_BYTES
 from latenight.desi import describe, find_coadds, read_coadd, redrock_beside
-from latenight.errors import Unavailable
+from latenight.errors import BadInput, Unavailable
 from latenight.wire import CONTENT_ARROW, CONTENT_POINTER, Pointer, encode_pointer, encode_spectra
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from latenight.broker import Sink
+
+log = logging.getLogger(__name__)
 
 Payload = Literal["pointer", "inline"]
 Version = tuple[Path, int, int]  # path, mtime [ns], size
@@ -55,6 +61,8 @@ def make_record(path: Path, payload: Payload, topic: str) -> Record:
     key = f"{pointer.tileid}-{pointer.petal}" if is_tile else Path(pointer.path).name
     if payload == "inline":
         content_type, value = CONTENT_ARROW, encode_spectra(read_coadd(Path(pointer.path)))
+        if len(value) >= MAX_MESSAGE_BYTES:
+            raise BadInput(f"{path}: {len(value)} bytes do not fit a message; announce a pointer instead")
     else:
         content_type, value = CONTENT_POINTER, encode_pointer(pointer)
     return Record(topic, os.fsencode(key), value, (("content-type", content_type.encode()),))
@@ -67,6 +75,28 @@ def announce_records(paths: Iterable[Path], payload: Payload, topic: str) -> Ite
         BadInput, Unavailable: as make_record.
     """
     return (make_record(path, payload, topic) for path in paths)
+
+
+def announce(paths: Iterable[Path], payload: Payload, topic: str, sink: Sink) -> int:
+    """Publish a message for each coadd; one that cannot be announced is logged and keeps back no other.
+
+    Returns:
+        How many were not announced.
+
+    Raises:
+        Unavailable: the broker is away.
+    """
+    n_refused = 0
+    for path in paths:
+        try:
+            record = make_record(path, payload, topic)
+        except (BadInput, Unavailable) as error:
+            log.warning("not announced: %s", error)
+            n_refused += 1
+            continue
+        sink.publish([record])
+        log.info("announced %s", path)
+    return n_refused
 
 
 def read_list(lines: Iterable[str]) -> list[Path]:
