@@ -193,6 +193,14 @@ class TestRoundTrip:
         assert np.isnan(found.table["z"]).all()
         assert (found.table["tileid"] == HEADER["TILEID"]).all()
 
+    def test_a_fibermap_of_foreign_columns_tells_nothing(self, tmp_path: Path, spectra: Spectra) -> None:
+        """A FIBERMAP without any column that we know leaves the rows unknown."""
+        hdus = coadd_hdus(spectra) | {"FIBERMAP": make_table({"EBV": np.zeros(9)})}
+        hdus["EXP_FIBERMAP"] = hdus["FIBERMAP"]
+        found = desi.read_coadd(write_hdus(tmp_path / NAME, hdus))
+        assert not found.table["targetid"].any()
+        assert (found.table["fiber"] == -1).all()
+
     def test_healpix_rows_take_what_all_their_exposures_agree_on(
         self, tmp_path: Path, spectra: Spectra
     ) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -202,6 +203,11 @@ class TestPointer:
         """A pointer survives the wire, also with unknown facts and a path that is no text."""
         assert wire.decode_pointer(wire.encode_pointer(pointer)) == pointer
 
+    def test_whole_seconds_are_a_time(self) -> None:
+        """A publisher whose language writes 1767225600.0 as 1767225600 is understood."""
+        content = json.loads(wire.encode_pointer(POINTER)) | {"mtime": 1767225600}
+        assert wire.decode_pointer(json.dumps(content).encode()).mtime == pytest.approx(1767225600.0)
+
     def test_unknown_keys_are_ignored(self) -> None:
         """A newer publisher may say more."""
         content = json.loads(wire.encode_pointer(POINTER)) | {"specprod": "daily"}
@@ -276,6 +282,12 @@ class TestScores:
         assert [file.name for file in tmp_path.iterdir()] == ["s.parquet"]
         with pytest.raises(BadInput, match="not a Parquet file"):
             wire.read_parquet(path)
+
+    def test_other_parquet_files_are_refused(self, tmp_path: Path) -> None:
+        """A Parquet file that is no score table is BadInput."""
+        pq.write_table(pa.table({"a": [1]}), tmp_path / "s.parquet")
+        with pytest.raises(BadInput, match="not a score table"):
+            wire.read_parquet(tmp_path / "s.parquet")
 
     def test_no_message_gives_an_empty_table(self, tmp_path: Path) -> None:
         """A run without spectra leaves a file with all columns and no rows."""
