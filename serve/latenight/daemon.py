@@ -14,13 +14,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import latenight
-from latenight.broker import Partition, Record
+from latenight.broker import Partition, Record, has_reached
 from latenight.errors import TooManyDeadLetters, Unavailable
 from latenight.outcome import CONTENT_JSON, Desk, Outcome, content_type, deal_with
 from latenight.policy import PER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from threading import Event
 
     from latenight.broker import Sink, Source
@@ -188,8 +187,3 @@ class Daemon:
             "unavailable", extra={"fields": {"reason": str(error), "attempt": failures, "retry_s": delay}}
         )
         self._stop.wait(delay)
-
-
-def has_reached(positions: Mapping[Partition, int], ends: Mapping[Partition, int]) -> bool:
-    """Whether every partition has been read up to the given end; False while the positions are unknown."""
-    return bool(positions) and all(positions[partition] >= end for partition, end in ends.items())

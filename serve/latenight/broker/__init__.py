@@ -175,3 +175,8 @@ class Broker(Protocol):
 
     def missing(self, topics: Sequence[str]) -> list[str]:
         """Those of the topics that do not exist."""
+
+
+def has_reached(positions: Mapping[Partition, int], ends: Mapping[Partition, int]) -> bool:
+    """Whether every partition has been read up to the given end; False while the positions are unknown."""
+    return bool(positions) and all(positions[partition] >= end for partition, end in ends.items())

@@ -1,0 +1,151 @@
+"""What subscribers get, on the in-memory broker."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from importlib.resources import files
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from latenight import client
+from latenight.broker import Record
+from latenight.broker.memory import MemoryBroker
+from latenight.broker.topics import Topics
+from latenight.client import subscribe
+from latenight.deliver import parse_destination, write_file, write_line
+from latenight.errors import StartupError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOPICS = Topics()
+EXAMPLE: dict[str, Any] = json.loads((files("latenight") / "schema/alert-1.0-example.json").read_text())
+
+
+def packet(number: int, night: int = 20260101) -> dict[str, Any]:
+    return {**EXAMPLE, "alert_id": f"{number:032x}", "night": night}
+
+
+class World:
+    """A broker with a topic of alerts, and its clock."""
+
+    def __init__(self) -> None:
+        self.time = 1_800_000_000.0
+        self.broker = MemoryBroker(now=lambda: self.time)
+        self.broker.create_topics(TOPICS.settings(), 2)
+
+    def publish(self, *alerts: dict[str, Any] | bytes) -> None:
+        values = [alert if isinstance(alert, bytes) else json.dumps(alert).encode() for alert in alerts]
+        self.broker.sink().publish([Record(TOPICS.alerts, b"39627", value) for value in values])
+
+    def numbers(self, **options: Any) -> list[int]:
+        """The numbers of the packets that a subscriber gets from what is there."""
+        return [int(alert["alert_id"], 16) for alert in subscribe(self.broker, until_end=True, **options)]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_alerts_come_as_they_were_published(world: World) -> None:
+    """Every packet is given whole and in order."""
+    world.publish(packet(1), packet(2))
+    assert list(subscribe(world.broker, until_end=True)) == [packet(1), packet(2)]
+
+
+def test_the_same_alert_comes_once(world: World) -> None:
+    """A packet whose alert_id has come before is dropped, also after a re-run of the night."""
+    world.publish(packet(1), packet(2), packet(1))
+    world.publish(packet(2), packet(3))
+    assert world.numbers() == [1, 2, 3]
+
+
+def test_the_memory_of_ids_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the last ids are remembered, so that a subscriber may run for years."""
+    monkeypatch.setattr(client, "MEMORY", 2)
+    world.publish(packet(1), packet(2), packet(3), packet(1), packet(3))
+    assert world.numbers() == [1, 2, 3, 1]
+
+
+def test_what_is_no_packet_is_skipped(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Broken JSON, other schemas and odd ids cost a warning, not the subscription."""
+    odd_id = {**packet(1), "alert_id": "../../etc/passwd"}
+    world.publish(b"{", b"[]", b"{}", {**packet(1), "schema": "other/1.0"}, odd_id, packet(7))
+    assert world.numbers() == [7]
+    assert [record.message for record in caplog.records] == ["skipped"] * 5
+
+
+def test_night_expression_and_time_select(world: World) -> None:
+    """night, where and since each leave out what does not match."""
+    world.publish(packet(1, night=20260101))
+    world.time += 3600
+    world.publish(packet(2, night=20260102))
+    assert world.numbers(night=20260102) == [2]
+    assert world.numbers(where="night < 20260102") == [1]
+    assert world.numbers(since=datetime.fromtimestamp(world.time, UTC)) == [2]
+
+
+def test_a_group_goes_on_where_it_stopped(world: World) -> None:
+    """Alerts are delivered once to a group across restarts, and a limit loses none."""
+    world.publish(*[packet(number) for number in range(5)])
+    assert world.numbers(group="team", limit=2) == [0, 1]
+    assert world.numbers(group="team", limit=2) == [2, 3]
+    world.publish(packet(5))
+    assert world.numbers(group="team") == [4, 5]
+    assert world.numbers(group="team") == []
+    assert world.numbers(group="other") == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_batch_that_is_not_finished_comes_again(world: World) -> None:
+    """A consumer that fails at an alert gets it again after its restart."""
+    world.publish(packet(1), packet(2))
+    first = subscribe(world.broker, group="team", from_beginning=True)
+    assert next(first)["alert_id"] == packet(1)["alert_id"]
+    first.close()  # type: ignore[attr-defined]  # a generator
+    assert world.numbers(group="team") == [1, 2]
+
+
+def test_without_a_beginning_only_new_alerts_come(world: World) -> None:
+    """A subscriber starts at the end, unless it asks for the beginning."""
+    world.publish(packet(1))
+    old = subscribe(world.broker, from_beginning=True)
+    assert [alert["alert_id"] for alert in islice(old, 1)] == [packet(1)["alert_id"]]
+    assert list(subscribe(world.broker, limit=0)) == []
+
+
+def test_wrong_expressions_and_missing_topics_are_told_at_once(world: World) -> None:
+    """Before anything is read."""
+    with pytest.raises(ValueError, match="no field 'oops'"):
+        next(subscribe(world.broker, where="oops > 1"))
+    with pytest.raises(StartupError, match="nowhere"):
+        next(subscribe(world.broker, prefix="nowhere"))
+
+
+def test_alerts_are_written_as_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line of JSON per alert on standard output."""
+    write_line(packet(1))
+    write_line(packet(2))
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [packet(1), packet(2)]
+    assert parse_destination("jsonl") is write_line
+
+
+def test_alerts_are_written_as_files(tmp_path: Path) -> None:
+    """dir:DIR makes the folder and one complete file per alert id, however often it comes."""
+    deliver = parse_destination(f"dir:{tmp_path}/new/folder")
+    deliver(packet(1))
+    deliver(packet(1))
+    write_file(tmp_path / "new/folder", packet(2))
+    found = sorted((tmp_path / "new/folder").iterdir())
+    assert [path.name for path in found] == [f"{number:032x}.json" for number in (1, 2)]
+    assert json.loads(found[0].read_text()) == packet(1)
+
+
+@pytest.mark.parametrize("text", ["csv", "dir:", "jsonl:file", ""])
+def test_an_unknown_destination_is_refused(text: str) -> None:
+    """The error says which destinations there are."""
+    with pytest.raises(ValueError, match="there are jsonl and dir:DIR"):
+        parse_destination(text)
