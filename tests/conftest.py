@@ -46,3 +46,11 @@ def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """HOST:PORT of a real Apache Kafka, started for this session."""
     with running_kafka(tmp_path_factory.mktemp("kafka")) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small untrained bundle, made once a session; tests that change a bundle copy it first."""
+    from tests.bundles import make_bundle  # torch takes seconds to import
+
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "bundle")

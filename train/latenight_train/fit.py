@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -115,7 +116,7 @@ def _fraction_done(plan: Plan, progress: Progress, n_steps: int) -> float:
 
 def _set_schedule(optimizer: torch.optim.Optimizer, done: float) -> None:
     """Linear rise of the learning rate, then a half cosine down to 1 %."""
-    fall = 0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * max(done - WARM_UP, 0) / (1 - WARM_UP)))
+    fall = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * max(done - WARM_UP, 0) / (1 - WARM_UP)))
     for group in optimizer.param_groups:
         group["lr"] = LEARNING_RATE * min((done + 0.01) / WARM_UP, 1.0) * fall
 

@@ -1,0 +1,166 @@
+"""The scorer on real graphs: calibrated, deterministic, blind to what must not matter."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from latenight.bundle import load_bundle, write_golden, write_manifest
+from latenight.errors import StartupError
+from latenight.passes import redshift_and_group
+from latenight.scorer import Scorer, load_scorer
+from latenight.scores import CHANNELS, SCORES
+from latenight.spectra import ARMS, SPECTYPES, UNKNOWN
+from tests.bundles import PETALS, ROWS
+from tests.fakes import DEAD_ROW, SKY_ROWS, UNKNOWN_ROW, assert_same_tables, make_spectra
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FLOATS = [name for name in SCORES.names or () if SCORES[name].kind == "f"]
+RAW = ("snr", "log_prob", "chi2", "knn_distance", "arm_chi2_b", "arm_chi2_r", "arm_chi2_z", "sigma")
+
+
+@pytest.fixture(scope="module")
+def scorer(bundle: Path) -> Scorer:
+    """A scorer on the untrained bundle."""
+    return load_scorer(bundle, device="cpu", threads=1)
+
+
+def assert_same_scores(found: np.ndarray, expected: np.ndarray) -> None:
+    for name in RAW:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, err_msg=name)
+    for name in ("wavelength", "width", "sign", "eligible", "reason", "channel"):
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_every_eligible_spectrum_gets_finite_scores_and_every_other_a_reason(scorer: Scorer) -> None:
+    """Eligible rows, the one without redshift included, hold only finite scores; others only NaN and why."""
+    table = scorer.score(make_spectra(70, seed=9)).table
+    others = [*SKY_ROWS, DEAD_ROW]
+    assert table["eligible"][UNKNOWN_ROW]
+    assert np.flatnonzero(~table["eligible"]).tolist() == sorted(others)
+    assert table["reason"][others].tolist() == ["sky", "sky", "no_data"]
+    for name in FLOATS:
+        assert np.isfinite(table[name][table["eligible"]]).all(), name
+        assert np.isnan(table[name][others]).all(), name
+    p = np.stack([table[f"p_{channel}"] for channel in CHANNELS])[:, table["eligible"]]
+    assert ((p > 0) & (p <= 1)).all()
+    assert (np.array(CHANNELS)[p.argmin(axis=0)] == table["channel"][table["eligible"]]).all()
+
+
+def test_a_score_does_not_depend_on_the_order_of_rows(scorer: Scorer) -> None:
+    """A permutation of the rows of a message permutes its scores."""
+    spectra = make_spectra(70, seed=9)
+    order = np.random.default_rng(0).permutation(70)
+    assert_same_scores(scorer.score(spectra.take(order)).table, scorer.score(spectra).table[order])
+
+
+@pytest.mark.parametrize("n", [1, 63, 64, 65])
+def test_a_score_does_not_depend_on_the_number_of_rows(scorer: Scorer, n: int) -> None:
+    """Where the petal step is neutral, the first n rows score as they do among more rows."""
+    spectra = make_spectra(70, seed=9, petal=-1)
+    assert_same_scores(scorer.score(spectra.take(slice(n))).table, scorer.score(spectra).table[:n])
+
+
+def test_the_flux_of_masked_pixels_does_not_matter(scorer: Scorer) -> None:
+    """Garbage under ivar 0 changes no score."""
+    spectra = make_spectra(70, seed=9)
+    garbage = np.where(spectra.ivar == 0, np.float32(np.nan), spectra.flux)
+    expected = scorer.score(spectra).table
+    assert_same_tables(scorer.score(replace(spectra, flux=garbage)).table, expected)
+
+
+def test_the_petal_step_follows_the_noise_of_the_petal(scorer: Scorer) -> None:
+    """Doubling the noise of one arm in a whole petal leaves the arm's chi2 nearly as it was."""
+    spectra = make_spectra(70, seed=9)
+    ivar = spectra.ivar.copy()
+    ivar[:, ARMS[1].pixels] *= 2.0  # ivar twice too large
+    known = scorer.score(replace(spectra, ivar=ivar)).table["arm_chi2_r"]
+    lost = scorer.score(replace(make_spectra(70, seed=9, petal=-1), ivar=ivar)).table["arm_chi2_r"]
+    assert np.nanmedian(lost) > 1.3 * np.nanmedian(known)
+
+
+def test_a_spectrum_with_a_dead_arm_is_scored(scorer: Scorer) -> None:
+    """Without one arm a spectrum stays eligible and gets finite scores."""
+    spectra = make_spectra(3, seed=1)
+    ivar = spectra.ivar.copy()
+    ivar[1, ARMS[2].pixels] = 0
+    row = scorer.score(replace(spectra, ivar=ivar)).table[1]
+    assert row["eligible"]
+    assert all(np.isfinite(row[name]) for name in FLOATS)
+    assert row["arm_chi2_z"] == 0
+
+
+def test_strange_rows_come_with_their_reconstruction(scorer: Scorer) -> None:
+    """Rows with p_value below the limit get a reconstruction and a positive sigma, others none."""
+    spectra = make_spectra(70, seed=9)
+    scores = scorer.score(spectra, explain_below=0.2)
+    expected = np.flatnonzero(scores.table["p_value"] < 0.2)
+    np.testing.assert_array_equal(scores.explained, expected)
+    assert 0 < len(expected) < 70
+    assert scores.recon.shape == scores.recon_sigma.shape == (len(expected), 7781)
+    assert np.isfinite(scores.recon).all()
+    assert (scores.recon_sigma > 0).all()
+    assert len(scorer.score(spectra).explained) == 0
+
+
+def test_a_message_without_eligible_rows_is_scored(scorer: Scorer) -> None:
+    """A message of sky fibres, and an empty one, give tables without scores."""
+    spectra = make_spectra(6, seed=0)
+    sky = scorer.score(spectra.take(np.array([SKY_ROWS[0]])))
+    assert sky.table["reason"].tolist() == ["sky"]
+    assert len(scorer.score(spectra.take(slice(0))).table) == 0
+
+
+def test_a_training_spectrum_is_not_its_own_neighbour(scorer: Scorer, bundle: Path) -> None:
+    """A spectrum of the bank is farther from the bank under its own TARGETID than under a strange one."""
+    bank_ids = np.load(bundle / "bank_ids.npy")
+    petals = (make_spectra(ROWS, seed=k, petal=-1) for k in range(PETALS))
+    known = next(petal for petal in petals if petal.table["targetid"][0] in bank_ids)
+    table = known.table.copy()
+    table["targetid"] = 1
+    strange = scorer.score(replace(known, table=table)).table["knn_distance"]
+    difference = scorer.score(known).table["knn_distance"] - strange
+    assert np.nanmin(difference) >= 0
+    assert np.nanmax(difference) > 0
+
+
+def test_redshifts_outside_the_model_count_as_unknown() -> None:
+    """NaN, negative and huge redshifts, and unknown classes, become group UNKNOWN at z = 0."""
+    table = make_spectra(6, seed=0).table
+    table["spectype"], table["z"] = "GALAXY", [0.5, np.nan, -0.5, 7.0, 0.0, 0.3]
+    table["spectype"][5] = "NOVA"
+    z, group = redshift_and_group(table, np.array([-0.01, 4.98]))
+    unknown = SPECTYPES.index(UNKNOWN)
+    assert group.tolist() == [0, unknown, unknown, unknown, 0, unknown]
+    np.testing.assert_allclose(z, [0.5, 0, 0, 0, 0, 0])
+
+
+def test_a_session_that_disagrees_with_the_golden_scores_is_refused(bundle: Path, tmp_path: Path) -> None:
+    """A bundle whose golden scores are not reproduced does not start, and the score is named."""
+    copied = shutil.copytree(bundle, tmp_path / "bundle")
+    spectra, scores = load_bundle(copied).golden()
+    scores["chi2"] *= 1.01
+    write_golden(copied, spectra, scores)
+    facts = {k: v for k, v in load_manifest(copied).items() if k not in ("files", "schema")}
+    write_manifest(copied, facts)
+    with pytest.raises(StartupError, match="chi2 of the golden spectra"):
+        load_scorer(copied, device="cpu", threads=1)
+
+
+def load_manifest(folder: Path) -> dict[str, object]:
+    """The manifest as it stands, unverified."""
+    manifest: dict[str, object] = json.loads((folder / "manifest.json").read_text())
+    return manifest
+
+
+def test_a_gpu_that_is_asked_for_and_absent_stops_the_start(bundle: Path) -> None:
+    """Device cuda on a machine without GPU is an error, never a silent fallback."""
+    with pytest.raises(StartupError, match="cuda"):
+        load_scorer(bundle, device="cuda", threads=1)

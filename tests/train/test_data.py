@@ -1,0 +1,80 @@
+"""Training data are read once, whole, and split by petal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from latenight.desi import read_coadd
+from latenight.errors import BadInput, StartupError
+from latenight_train.data import load_survey, split_by_petal
+from tests.bundles import small_survey
+from tests.coadds import write_coadd
+from tests.fakes import assert_same_tables, make_spectra
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def write_survey(folder: Path) -> list[Path]:
+    paths = [folder / f"coadd-{petal}-1000-thru20260101.fits" for petal in range(3)]
+    for petal, path in enumerate(paths):
+        write_coadd(folder, make_spectra(8, seed=petal, petal=petal), path.name)
+    return paths
+
+
+def test_a_survey_holds_what_the_reader_reads(tmp_path: Path) -> None:
+    """Every row of every file is in the survey, in order, message by message."""
+    paths = write_survey(tmp_path)
+    survey = load_survey([tmp_path], tmp_path / "cache")
+    assert len(survey.table) == 24
+    for (rows, spectra), path in zip(survey.messages(), paths, strict=True):
+        expected = read_coadd(path)
+        np.testing.assert_array_equal(survey.flux[rows], expected.flux)
+        np.testing.assert_array_equal(spectra.ivar, expected.ivar)
+        assert_same_tables(spectra.table, expected.table)
+
+
+def test_the_cache_is_used_for_the_same_files_only(tmp_path: Path) -> None:
+    """A second call reads no file again; a changed file is noticed."""
+    paths = write_survey(tmp_path)
+    first = load_survey([tmp_path], tmp_path / "cache")
+    written = (tmp_path / "cache/flux").stat().st_mtime_ns
+    load_survey([tmp_path], tmp_path / "cache")
+    assert (tmp_path / "cache/flux").stat().st_mtime_ns == written
+    paths[1].unlink()
+    write_coadd(tmp_path, make_spectra(9, seed=7, petal=1), paths[1].name)
+    assert len(load_survey([tmp_path], tmp_path / "cache").table) == len(first.table) + 1
+
+
+def test_a_bad_file_stops_the_training(tmp_path: Path) -> None:
+    """Training never goes on silently without a file it was given."""
+    paths = write_survey(tmp_path)
+    paths[2].write_bytes(paths[2].read_bytes()[:5000])
+    with pytest.raises(BadInput, match="coadd-2"):
+        load_survey([tmp_path], tmp_path / "cache")
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    """A folder without coadds is an error that says what to name."""
+    with pytest.raises(StartupError, match="no coadd"):
+        load_survey([tmp_path], tmp_path / "cache")
+
+
+def test_whole_petals_are_held_out() -> None:
+    """The split takes a quarter of the petals, never part of one, and depends on the seed alone."""
+    table = small_survey().table
+    held_out = split_by_petal(table, seed=1)
+    for petal in range(4):
+        assert len(np.unique(held_out[table["petal"] == petal])) == 1
+    assert held_out.sum() == len(table) // 4
+    np.testing.assert_array_equal(held_out, split_by_petal(table, seed=1))
+    assert any((split_by_petal(table, seed) != held_out).any() for seed in range(2, 9))
+
+
+def test_one_petal_cannot_be_split() -> None:
+    """A single petal is refused: nothing would be left to calibrate on."""
+    with pytest.raises(StartupError, match="two petals"):
+        split_by_petal(make_spectra(9, seed=0).table, seed=1)

@@ -1,0 +1,166 @@
+"""The graphs compute what they say, whatever bad pixels hold and however rows are batched."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from latenight.spectra import ARMS, N_PIX, WAVE_JOINT
+from latenight_train.graph import (
+    SCAN_WIDTHS,
+    Model,
+    Neighbours,
+    RestBins,
+    Statistics,
+    first_arm,
+    to_arms,
+    to_joint,
+)
+from latenight_train.vae import ENCODER_GRID
+from tests.bundles import untrained_vae
+from tests.fakes import make_spectra
+
+torch.set_grad_enabled(False)
+MODEL = Model(untrained_vae()).eval()
+
+
+def inputs_of(n: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    spectra = make_spectra(n, seed)
+    z = torch.from_numpy(np.nan_to_num(spectra.table["z"]).astype(np.float32))
+    group = torch.arange(n) % 4
+    return torch.from_numpy(spectra.flux), torch.from_numpy(spectra.ivar), z, group
+
+
+def outputs_of(
+    flux: torch.Tensor, ivar: torch.Tensor, z: torch.Tensor, group: torch.Tensor
+) -> list[np.ndarray]:
+    first = MODEL(flux, ivar, z, group)
+    return [t.numpy() for t in (*first, *Statistics()(flux, ivar, first[1], first[2]))]
+
+
+def assert_close(found: list[np.ndarray], expected: list[np.ndarray], tolerance: float = 2e-6) -> None:
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
+
+
+@given(
+    st.sampled_from([np.nan, np.inf, -np.inf, 1e30, -5.0, 0.0]), st.sampled_from([0.0, -1.0, np.nan, np.inf])
+)
+@settings(max_examples=12, deadline=None)
+def test_the_content_of_a_bad_pixel_never_changes_a_score(flux_value: float, ivar_value: float) -> None:
+    """Whatever flux a pixel with unusable ivar holds, every output stays the same to the last bit."""
+    flux, ivar, z, group = inputs_of(3)
+    bad = torch.zeros(3, N_PIX, dtype=torch.bool)
+    bad[:, 1000:1100] = bad[1, ::7] = True
+    clean_ivar = torch.where(bad, torch.zeros(()), ivar)
+    expected = outputs_of(torch.where(bad, torch.zeros(()), flux), clean_ivar, z, group)
+    found = outputs_of(
+        torch.where(bad, torch.tensor(flux_value), flux),
+        torch.where(bad, torch.tensor(ivar_value), ivar),
+        z,
+        group,
+    )
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_score_does_not_depend_on_the_other_rows() -> None:
+    """Any order and any batch size give the same outputs up to float32 rounding."""
+    flux, ivar, z, group = inputs_of(9)
+    expected = outputs_of(flux, ivar, z, group)
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(1))
+    permuted = outputs_of(flux[order], ivar[order], z[order], group[order])
+    assert_close(permuted, [e[order.numpy()] for e in expected])
+    one_by_one = [outputs_of(*(t[k : k + 1] for t in (flux, ivar, z, group))) for k in range(9)]
+    assert_close([np.concatenate(column) for column in zip(*one_by_one, strict=True)], expected)
+
+
+@pytest.mark.parametrize("factor", [0.01, 37.5, 1e4])
+def test_the_unit_of_flux_does_not_matter(factor: float) -> None:
+    """Flux times a and ivar over a^2 leave latent, deviance, snr, chi2 and scan unchanged."""
+    flux, ivar, z, group = inputs_of(4)
+    latent, _, _, _, deviance, snr, chi2, arm_chi2, sigma, *_ = outputs_of(flux, ivar, z, group)
+    scaled = outputs_of(flux * factor, ivar / factor**2, z, group)
+    found = [scaled[k] for k in (0, 4, 5, 6, 7, 8)]
+    assert_close(found, [latent, deviance, snr, chi2, arm_chi2, sigma], tolerance=3e-5)
+
+
+def test_every_output_is_finite_for_rows_without_data() -> None:
+    """A row of bad pixels and a row of extreme values come out finite: no NaN reaches a score."""
+    flux = torch.stack([torch.zeros(N_PIX), torch.full((N_PIX,), 1e37), torch.full((N_PIX,), -1e37)])
+    ivar = torch.stack([torch.zeros(N_PIX), torch.full((N_PIX,), 1e30), torch.full((N_PIX,), 1e-30)])
+    for values in outputs_of(flux, ivar, torch.tensor([0.0, 4.9, -0.01]), torch.tensor([3, 1, 2])):
+        assert np.isfinite(values).all()
+
+
+def test_rest_frame_bins_assign_each_pixel_once() -> None:
+    """Binning by running sums equals the direct assignment of pixels to bins."""
+    values = torch.rand(3, len(WAVE_JOINT), generator=torch.Generator().manual_seed(0))
+    z = torch.tensor([[0.0], [0.731], [3.2]])
+    found = RestBins(ENCODER_GRID)(values, z).numpy()
+    for row in range(3):
+        edges = ENCODER_GRID.edges().numpy() * (1 + float(z[row, 0]))
+        at = np.searchsorted(edges, WAVE_JOINT, side="right") - 1
+        expected = np.bincount(at, values[row].numpy().astype(np.float64), ENCODER_GRID.n)
+        np.testing.assert_allclose(found[row], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_arms_and_joint_grid_fit_together() -> None:
+    """The joint grid counts each wavelength once, and its arms are at their own wavelengths."""
+    wave = torch.from_numpy(WAVE_JOINT)[None]
+    np.testing.assert_allclose(to_arms(wave)[0], np.concatenate([arm.wave for arm in ARMS]), rtol=1e-12)
+    np.testing.assert_array_equal(first_arm(to_arms(wave)), wave)
+    counts = to_joint(torch.ones(1, N_PIX))
+    assert counts.sum() == N_PIX
+    assert (counts == 2).sum() == 51 + 126
+
+
+def test_the_scan_finds_the_strongest_window() -> None:
+    """The scan's significance, wavelength, width and sign are those of a search over all windows."""
+    rng = np.random.default_rng(3)
+    flux = rng.standard_normal((4, N_PIX)).astype(np.float32)
+    ivar = np.where(rng.random((4, N_PIX)) < 0.1, 0, 1).astype(np.float32)
+    ivar[2, 3000:3800] = 0
+    flux[0, 4000:4032] -= 2.0
+    flux[1, 100] += 30.0
+    flux[3, ARMS[2].pixels][500:1012] += 0.5
+    zeros = torch.zeros(4, len(WAVE_JOINT))
+    _, _, sigma, wavelength, width, sign, _, _ = Statistics()(
+        torch.from_numpy(flux), torch.from_numpy(ivar), zeros, zeros
+    )
+    for row in range(4):
+        best = max(all_windows(flux[row], ivar[row]), key=lambda window: abs(window[0]))
+        assert sigma[row] == pytest.approx(abs(best[0]), rel=1e-5)
+        assert (wavelength[row], width[row]) == pytest.approx(best[1:], rel=1e-6)
+        assert sign[row] == np.sign(best[0])
+
+
+def all_windows(flux: np.ndarray, ivar: np.ndarray) -> list[tuple[float, float, float]]:
+    """Significance, centre and width of every window that the scan considers; unit noise."""
+    found = []
+    for arm in ARMS:
+        good = ivar[arm.pixels] > 0
+        x = np.pad(np.where(good, flux[arm.pixels], 0.0), (0, 512))
+        n = np.pad(good.astype(float), (0, 512))
+        for width in SCAN_WIDTHS:
+            for start in range(0, arm.n, max(width // 4, 1)):
+                count = n[start : start + width].sum()
+                if count >= width / 2:
+                    wave = arm.wave_min + 0.8 * (start + 0.5 * (width - 1))
+                    found.append((x[start : start + width].sum() / np.sqrt(count), wave, 0.8 * width))
+    return found
+
+
+def test_neighbours_are_exact() -> None:
+    """Distances and rows equal those of a direct search in float64."""
+    rng = np.random.default_rng(0)
+    bank, latent = rng.standard_normal((500, 6)), rng.standard_normal((7, 6))
+    scale = torch.tensor([1.0, 2.0, 0.0, 1.0, 0.5, 1.0])
+    scaled = torch.from_numpy(bank).float()
+    distances, rows = Neighbours(scale)(torch.from_numpy(latent).float(), scaled, -scaled.square().sum(1))
+    direct = np.linalg.norm(bank[None] - (latent * scale.numpy())[:, None], axis=2)
+    np.testing.assert_array_equal(rows, np.argsort(direct, axis=1)[:, :16])
+    np.testing.assert_allclose(distances, np.sort(direct, axis=1)[:, :16], rtol=1e-5)
