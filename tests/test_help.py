@@ -39,6 +39,17 @@ def test_every_command_and_every_option_has_help(path: tuple[str, ...]) -> None:
             assert parameter.help, f"{' '.join(path)} {parameter.opts[0]} has no help"
 
 
+@pytest.mark.parametrize("path", commands(main), ids=" ".join)
+def test_every_option_is_an_environment_variable(path: tuple[str, ...]) -> None:
+    """Option --some-name of a command is LATENIGHT_<COMMAND>_SOME_NAME, shared ones LATENIGHT_SOME_NAME."""
+    for option in find(path).params:
+        if not isinstance(option, click.Option):
+            continue
+        name = max(option.opts, key=len).removeprefix("--").replace("-", "_").upper()
+        variable = option.envvar or "_".join(("LATENIGHT", *path, option.name or "")).upper()
+        assert variable in {"_".join(("LATENIGHT", *path, name)).upper(), f"LATENIGHT_{name}"}
+
+
 @pytest.mark.parametrize("path", [(), *commands(main)], ids=" ".join)
 def test_help_is_printed(path: tuple[str, ...]) -> None:
     """`latenight COMMAND --help` prints the usage and exits with 0, without any file or server."""

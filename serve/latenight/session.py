@@ -84,6 +84,16 @@ def _open_session(path: Path, *, device: str, threads: int) -> onnxruntime.Infer
     return session
 
 
+def fell_back(device: str, provider: str) -> bool:
+    """Whether a GPU build that was free to take the GPU runs on the CPU: the driver or a library is missing.
+
+    Args:
+        device: the device that was asked for.
+        provider: the execution provider in use.
+    """
+    return device == "auto" and CUDA in onnxruntime.get_available_providers() and provider != CUDA
+
+
 def _require_one_onnxruntime() -> None:
     """Refuse to run where both distributions are installed: they overwrite each other's files."""
     installed = []
