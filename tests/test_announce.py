@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,18 +23,19 @@ if TYPE_CHECKING:
 
 
 class FakeClock:
-    """Time that passes only while somebody sleeps."""
+    """Time that passes only while somebody waits."""
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.slept: list[float] = []
+        self.waits: list[float] = []
 
     def __call__(self) -> float:
         return self.now
 
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
+    def wait(self, seconds: float) -> bool:
+        self.waits.append(seconds)
         self.now += seconds
+        return False
 
 
 class ListSink:
@@ -123,14 +123,19 @@ class TestPace:
     def test_no_more_than_the_rate(self) -> None:
         """At 4 per second, the second and every later path come a quarter second after the one before."""
         clock = FakeClock()
-        times = [clock.now for _ in announce.paced([Path("a")] * 4, 4.0, clock, clock.sleep)]
+        times = [clock.now for _ in announce.paced([Path("a")] * 4, 4.0, clock, clock.wait)]
         np.testing.assert_allclose(np.diff(times), 0.25)
+
+    def test_it_ends_when_told(self) -> None:
+        """No further path comes once the wait was ended."""
+        paths = [Path("a"), Path("b"), Path("c")]
+        assert list(announce.paced(paths, 1.0, FakeClock(), lambda _: True)) == paths[:1]
 
     def test_lost_time_is_not_made_up_for(self) -> None:
         """After a slow publish the next path comes at once, and no burst follows."""
         clock = FakeClock()
         times = []
-        for path in announce.paced([Path("slow"), Path("b"), Path("c")], 1.0, clock, clock.sleep):
+        for path in announce.paced([Path("slow"), Path("b"), Path("c")], 1.0, clock, clock.wait):
             times.append(clock.now)
             clock.now += 10.0 if path.name == "slow" else 0.0
         np.testing.assert_allclose(np.diff(times), [10.0, 1.0])
@@ -175,15 +180,16 @@ class TestWatch:
         assert watch.ready(2.0) == [coadd]
 
     def test_the_loop_finds_what_appears(self, tmp_path: Path) -> None:
-        """Watching gives what is there, sleeps between polls, and gives what comes meanwhile."""
+        """Watching gives what is there, waits between polls, gives what comes meanwhile, ends when told."""
         first = write_coadd(tmp_path, make_spectra(1, seed=1))
+        later = tmp_path / "coadd-1-1000-thru20260101.fits"
         clock = FakeClock()
 
-        def sleep(seconds: float) -> None:
-            clock.sleep(seconds)
-            if len(clock.slept) == 3:
-                write_coadd(tmp_path, make_spectra(1, seed=2), "coadd-1-1000-thru20260101.fits")
+        def wait(seconds: float) -> bool:
+            clock.wait(seconds)
+            if len(clock.waits) == 3:
+                write_coadd(tmp_path, make_spectra(1, seed=2), later.name)
+            return len(clock.waits) == 5
 
-        found = list(islice(announce.watch([tmp_path], clock, sleep), 2))
-        assert [path.name for path in found] == [first.name, "coadd-1-1000-thru20260101.fits"]
-        assert clock.slept == [announce.POLL_S] * 3
+        assert list(announce.watch([tmp_path], clock, wait)) == [first, later]
+        assert clock.waits == [announce.POLL_S] * 5

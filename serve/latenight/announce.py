@@ -105,7 +105,7 @@ def read_list(lines: Iterable[str]) -> list[Path]:
 
 
 def paced(
-    paths: Iterable[Path], rate: float, clock: Callable[[], float], sleep: Callable[[float], None]
+    paths: Iterable[Path], rate: float, clock: Callable[[], float], wait: Callable[[float], bool]
 ) -> Iterator[Path]:
     """The paths, no more than rate of them per second; time that was lost is not made up for.
 
@@ -113,13 +113,12 @@ def paced(
         paths: what to give.
         rate: paths per second.
         clock: monotonic seconds.
-        sleep: waits that many seconds.
+        wait: waits that many seconds, or returns True to end (threading.Event.wait).
     """
     due = clock()
     for path in paths:
-        wait = due - clock()
-        if wait > 0:
-            sleep(wait)
+        if due > clock() and wait(due - clock()):
+            return
         due = clock() + 1.0 / rate
         yield path
 
@@ -174,9 +173,10 @@ def _has_redshifts(coadd: Version) -> bool:
     return redrock is not None and any(version[1] >= mtime_ns for version in _version(redrock))
 
 
-def watch(paths: list[Path], clock: Callable[[], float], sleep: Callable[[float], None]) -> Iterator[Path]:
-    """The coadds under paths as they become ready, those that are there first; never ends."""
+def watch(paths: list[Path], clock: Callable[[], float], wait: Callable[[float], bool]) -> Iterator[Path]:
+    """The coadds under paths as they become ready, those that are there first; clock and wait as in paced."""
     watched = Watch(paths)
     while True:
         yield from watched.ready(clock())
-        sleep(POLL_S)
+        if wait(POLL_S):
+            return
