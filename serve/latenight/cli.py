@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import functools
+import signal
+import socket
 import sys
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import latenight
-from latenight.errors import LatenightError
+from latenight import log
+from latenight.broker.topics import Topics
+from latenight.errors import LatenightError, StartupError
+from latenight.policy import DEFAULT_BUDGET
+
+# Commands import what they run when they run: the client's installation lacks the scorer's libraries, and
+# help shall not wait for them.
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from latenight.broker import Broker
 
 
 class Commands(click.Group):
@@ -30,3 +49,208 @@ def main() -> None:
     \b
     Exit codes: 0 done or drained, 1 bug, 2 usage, 3 start-up, 4 too many dead letters.
     """
+
+
+def kafka_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that all commands on Kafka share; gives them `broker` and `topics`."""
+
+    @click.option(
+        "--bootstrap-servers",
+        metavar="HOST:PORT[,..]",
+        default="127.0.0.1:9092",
+        envvar="LATENIGHT_BOOTSTRAP_SERVERS",
+        help="Where Kafka is.",
+    )
+    @click.option(
+        "--topic-prefix",
+        default=Topics.prefix,
+        envvar="LATENIGHT_TOPIC_PREFIX",
+        help="What the names of all topics start with.",
+    )
+    @click.option(
+        "--client-config",
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar="LATENIGHT_CLIENT_CONFIG",
+        help="File of security settings, one name=value a line: security_protocol, ssl_*, sasl_*.",
+    )
+    @functools.wraps(command)
+    def with_broker(
+        bootstrap_servers: str, topic_prefix: str, client_config: Path | None, **options: Any
+    ) -> None:
+        from latenight.client import connect
+
+        log.configure()
+        command(broker=connect(bootstrap_servers, client_config), topics=Topics(topic_prefix), **options)
+
+    return with_broker
+
+
+def stop_on_signals() -> Event:
+    """An event that SIGTERM or SIGINT sets; the second signal ends the process at once."""
+    stop = Event()
+
+    def handle(*_: object) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_DFL)
+        stop.set()
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, handle)
+    return stop
+
+
+@main.command()
+@kafka_options
+@click.option(
+    "--bundle",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="The trained model, from latenight-train fit.",
+)
+@click.option("--group", default="latenight", help="Daemons of one group share the spectra.")
+@click.option(
+    "--instance",
+    default=socket.gethostname,
+    show_default="the host name",
+    help="Name of this daemon in its group, the same after a restart; two at once fence each other.",
+)
+@click.option("--drain", is_flag=True, help="Score what the topic holds now, then exit with 0.")
+@click.option(
+    "--root",
+    "roots",
+    envvar="LATENIGHT_SERVE_ROOT",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Directory that messages may point into; may be given several times.  [default: any]",
+)
+@click.option(
+    "--metrics",
+    "metrics_address",
+    metavar="HOST:PORT",
+    envvar="LATENIGHT_SERVE_METRICS",
+    help="Answer /metrics /healthz /readyz here; PORT alone is for this host only.",
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where the model runs."
+)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: what the process may use]")
+@click.option(
+    "--budget",
+    type=click.FloatRange(0, min_open=True),
+    default=DEFAULT_BUDGET,
+    help="Expected false alerts per 100 000 eligible spectra.",
+)
+@click.option(
+    "--max-dead-ratio",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    help="Exit with 4 if more than this part of the last messages (20 to 100) is rejected.",
+)
+def serve(
+    *,
+    broker: Broker,
+    topics: Topics,
+    bundle: Path,
+    group: str,
+    instance: str,
+    drain: bool,
+    roots: tuple[Path, ...],
+    metrics_address: str | None,
+    device: str,
+    threads: int | None,
+    budget: float,
+    max_dead_ratio: float,
+) -> None:
+    """Score spectra from Kafka as they come, and publish scores and alerts."""
+    from latenight.daemon import Daemon
+    from latenight.health import Health, serve_http
+    from latenight.inbox import read_message
+    from latenight.metrics import Metrics
+    from latenight.outcome import Desk
+    from latenight.scorer import load_scorer
+    from latenight.session import fell_back
+
+    stop, metrics, health = stop_on_signals(), Metrics(), Health()
+    with ExitStack() as stack:
+        if metrics_address is not None:
+            stack.enter_context(serve_http(metrics_address, metrics, health))
+        scorer = load_scorer(bundle, device=device, threads=threads)
+        health.is_loaded = True
+        metrics.provider_fallback.set(fell_back(device, scorer.provider))
+        if missing := broker.missing(list(topics.settings())):
+            raise StartupError(f"no such topics: {', '.join(missing)}; run: latenight topics create")
+        # The sink first: it ends what a predecessor left open, so that the committed place is known.
+        sink = broker.sink(instance=f"{topics.prefix}-{group}-{instance}")
+        stack.enter_context(closing(sink))
+        source = broker.source([topics.spectra], group=group, instance=instance)
+        stack.enter_context(closing(source))
+        desk = Desk(
+            topics,
+            lambda message: read_message(message.value, message.headers, roots),
+            scorer,
+            budget,
+            metrics,
+        )
+        Daemon(source, sink, desk, health=health, stop=stop, max_dead_ratio=max_dead_ratio).run(drain=drain)
+
+
+def _time(_: click.Context, __: click.Parameter, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}; write 2026-11-20 or 2026-11-20T18:00:00Z") from error
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+@main.command()
+@kafka_options
+@click.option("--from-beginning", is_flag=True, help="Begin with the oldest alert that is kept.")
+@click.option(
+    "--since", metavar="T", callback=_time, help="Nothing published before this time (ISO 8601, UTC)."
+)
+@click.option("--night", type=int, metavar="YYYYMMDD", help="Alerts of this night only.")
+@click.option("--until-end", is_flag=True, help="Print what is there, from the beginning, and exit.")
+@click.option(
+    "--max",
+    "limit",
+    type=click.IntRange(1),
+    envvar="LATENIGHT_ALERTS_MAX",
+    help="Exit after so many alerts.",
+)
+@click.option("--group", help="Remember in Kafka how far this group has come, and go on there next time.")
+@click.option(
+    "--where", default="True", help="Condition on fields of the packet, e.g. scores.p_value < 1e-5."
+)
+@click.option("--to", default="jsonl", metavar="jsonl|dir:DIR", help="Lines on standard output, or files.")
+def alerts(*, broker: Broker, topics: Topics, to: str, where: str, **options: Any) -> None:
+    """Print alerts as they come, one JSON packet a line."""
+    from latenight.client import subscribe
+    from latenight.deliver import parse_destination
+
+    try:
+        deliver = parse_destination(to)
+        for alert in subscribe(broker, prefix=topics.prefix, where=where, **options):
+            deliver(alert)
+    except ValueError as error:  # of --to or --where
+        raise click.UsageError(str(error)) from error
+
+
+@main.group()
+def topics() -> None:
+    """Look after the topics on Kafka."""
+
+
+@topics.command("create")
+@kafka_options
+@click.option(
+    "--partitions",
+    type=click.IntRange(1),
+    default=8,
+    help="Partitions of each topic: so many daemons can share the work.",
+)
+def create_topics(*, broker: Broker, topics: Topics, partitions: int) -> None:
+    """Create the topics that do not exist, with the settings they need."""
+    created = broker.create_topics(topics.settings(), partitions)
+    click.echo(f"created: {', '.join(created) or 'nothing, all topics exist'}", err=True)

@@ -1,4 +1,6 @@
-"""A daemon as `latenight serve` runs it, with a scorer that needs no bundle: serve_fake.py SERVERS PREFIX.
+"""A daemon as `latenight serve` runs it, with a scorer that needs no bundle.
+
+python -m tests.e2e.serve_fake SERVERS PREFIX [drain]
 
 It prints a line for each step ("read", "publishing", "published"), so that a test can kill it at any of them.
 """
@@ -6,11 +8,11 @@ It prints a line for each step ("read", "publishing", "published"), so that a te
 from __future__ import annotations
 
 import sys
-from threading import Event
 from typing import TYPE_CHECKING
 
 from latenight.broker.kafka import KafkaBroker
 from latenight.broker.topics import Topics
+from latenight.cli import stop_on_signals
 from latenight.daemon import Daemon
 from latenight.health import Health
 from latenight.metrics import Metrics
@@ -50,12 +52,14 @@ class Announcing:
         self._sink.close()
 
 
-def main(servers: str, prefix: str) -> None:
+def main(servers: str, prefix: str, *drain: str) -> None:
     topics, broker = Topics(prefix), KafkaBroker(servers)
     sink = Announcing(broker.sink(instance=prefix))
     source = broker.source([topics.spectra], group=prefix, instance=prefix)
     desk = Desk(topics, read, FakeScorer(), 100.0, Metrics())
-    Daemon(source, sink, desk, health=Health(), stop=Event(), max_dead_ratio=0.5).run(drain=True)
+    Daemon(source, sink, desk, health=Health(), stop=stop_on_signals(), max_dead_ratio=0.5).run(
+        drain=bool(drain)
+    )
     source.close()
     sink.close()
 

@@ -30,7 +30,7 @@ DEADLINE_S = 60.0
 
 
 def start(servers: str, prefix: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.e2e.serve_fake", servers, prefix]
+    command = [sys.executable, "-m", "tests.e2e.serve_fake", servers, prefix, "drain"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
 
