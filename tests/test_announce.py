@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from latenight import announce
 from latenight.announce import REDROCK_TIMEOUT_S, Watch
+from latenight.broker.memory import MemoryBroker
+from latenight.broker.topics import Topics
+from latenight.cli import main
 from latenight.errors import BadInput, Unavailable
+from latenight.inbox import read_message
 from latenight.wire import CONTENT_ARROW, CONTENT_POINTER, decode_pointer, decode_spectra
 from tests.coadds import NAME, REDROCK_NAME, coadd_hdus, write_coadd, write_hdus
 from tests.fakes import make_spectra
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from latenight.broker import Consumed, Record
+    from click.testing import Result
+
+    from latenight.broker import Consumed, Message, Record
 
 
 class FakeClock:
@@ -193,3 +201,56 @@ class TestWatch:
 
         assert list(announce.watch([tmp_path], clock, wait)) == [first, later]
         assert clock.waits == [announce.POLL_S] * 5
+
+
+class TestCommand:
+    @pytest.fixture
+    def broker(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryBroker]:
+        broker = MemoryBroker()
+        broker.create_topics(Topics("t").settings(), partitions=1)
+        monkeypatch.setattr("latenight.client.connect", lambda *_: broker)
+        handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+        yield broker
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+
+    def run(self, *arguments: object, stdin: str = "") -> Result:
+        words = ["announce", "--topic-prefix", "t", *map(str, arguments)]
+        return CliRunner().invoke(main, words, input=stdin)
+
+    def published(self, broker: MemoryBroker) -> list[Message]:
+        return broker.source(["t.spectra"]).poll(0.0, 100)
+
+    @pytest.mark.parametrize("payload", ["pointer", "inline"])
+    def test_coadds_of_a_directory(self, broker: MemoryBroker, coadd: Path, payload: str) -> None:
+        """`latenight announce DIR` publishes a message for each coadd and prints nothing."""
+        result = self.run(coadd.parent, "--payload", payload, "--rate", 1000)
+        assert (result.exit_code, result.stdout) == (0, "")
+        (message,) = self.published(broker)
+        assert read_message(message.value, message.headers).source == str(coadd)
+
+    def test_files_from_standard_input(self, broker: MemoryBroker, coadd: Path) -> None:
+        """`--files-from -` reads paths from standard input."""
+        assert self.run("--files-from", "-", stdin=f"{coadd}\n").exit_code == 0
+        assert len(self.published(broker)) == 1
+
+    def test_broken_files_are_an_error_at_the_end(self, broker: MemoryBroker, coadd: Path) -> None:
+        """A file that cannot be announced makes the exit code 1, after the others were published."""
+        coadd.with_name("coadd-0-0999-thru20260101.fits").write_bytes(b"")
+        result = self.run(coadd.parent)
+        assert result.exit_code == 1
+        assert "1 files were not announced" in result.stderr
+        assert len(self.published(broker)) == 1
+
+    def test_what_to_announce_must_be_said(self, broker: MemoryBroker, tmp_path: Path) -> None:
+        """No paths at all is a usage error; a directory without coadds is an error that says so."""
+        assert self.run().exit_code == 2
+        result = self.run(tmp_path)
+        assert result.exit_code == 1
+        assert f"no coadd-*.fits under {tmp_path}" in result.stderr
+
+    def test_topics_must_exist(self, broker: MemoryBroker, coadd: Path) -> None:
+        """Without the topic the command exits with 3 and says how to create it."""
+        result = self.run("--topic-prefix", "other", coadd)
+        assert result.exit_code == 3
+        assert "other.spectra; run: latenight topics create" in result.stderr

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import signal
 import socket
 import sys
+import time
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 import latenight
 from latenight import log
 from latenight.broker.topics import Topics
-from latenight.errors import LatenightError, StartupError
+from latenight.errors import BadInput, LatenightError, StartupError
 from latenight.policy import DEFAULT_BUDGET
 
 # Commands import what they run when they run: the client's installation lacks the scorer's libraries, and
@@ -26,6 +28,7 @@ from latenight.policy import DEFAULT_BUDGET
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from latenight.announce import Payload
     from latenight.broker import Broker
 
 
@@ -192,6 +195,54 @@ def serve(
             metrics,
         )
         Daemon(source, sink, desk, health=health, stop=stop, max_dead_ratio=max_dead_ratio).run(drain=drain)
+
+
+@main.command()
+@kafka_options
+@click.argument("paths", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--payload",
+    type=click.Choice(["pointer", "inline"]),
+    default="pointer",
+    help="Say where a file lies, or send the spectra themselves (33 MB a petal).",
+)
+@click.option("--watch", is_flag=True, help="Go on with coadds that appear later.")
+@click.option("--files-from", type=click.File(), help="List of further paths, one a line; - reads it here.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="At most so many messages per second.")
+def announce(
+    *,
+    broker: Broker,
+    topics: Topics,
+    paths: tuple[Path, ...],
+    payload: Payload,
+    watch: bool,
+    files_from: TextIO | None,
+    rate: float | None,
+) -> None:
+    """Tell the daemons about coadds: one message each. PATHS are files, or directories to search.
+
+    With --watch a coadd is announced when its redrock file is there, or after half an hour without one.
+    """
+    from latenight import announce as announcer
+    from latenight.desi import find_coadds
+
+    wanted = [*paths, *announcer.read_list(files_from or ())]
+    if not wanted:
+        raise click.UsageError("give PATHS, or a list of them with --files-from")
+    if missing := broker.missing([topics.spectra]):
+        raise StartupError(f"no such topic: {missing[0]}; run: latenight topics create")
+    found = find_coadds(wanted)
+    if not found and not watch:
+        raise BadInput(f"no coadd-*.fits under {', '.join(map(str, wanted))}")
+    stop = stop_on_signals()
+    coadds = announcer.watch(wanted, time.monotonic, stop.wait) if watch else iter(found)
+    if rate is not None:
+        coadds = announcer.paced(coadds, rate, time.monotonic, stop.wait)
+    with closing(broker.sink()) as sink:
+        coadds = itertools.takewhile(lambda _: not stop.is_set(), coadds)
+        n_refused = announcer.announce(coadds, payload, topics.spectra, sink)
+    if n_refused:
+        raise BadInput(f"{n_refused} files were not announced; the log says why")
 
 
 def _time(_: click.Context, __: click.Parameter, text: str | None) -> datetime | None:
