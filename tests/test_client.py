@@ -109,6 +109,20 @@ def test_a_batch_that_is_not_finished_comes_again(world: World) -> None:
     assert world.numbers(group="team") == [1, 2]
 
 
+def test_a_commit_that_fails_costs_a_warning(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """If partitions move before the commit, the subscription goes on and another member gets the alerts."""
+    keys = (b"a", b"b", b"c", b"d")  # both partitions
+    values = [json.dumps(packet(number)).encode() for number in range(4)]
+    sink = world.broker.sink()
+    sink.publish([Record(TOPICS.alerts, key, value) for key, value in zip(keys, values, strict=True)])
+    first = subscribe(world.broker, group="team", from_beginning=True, limit=4)
+    next(first)
+    second = world.broker.source([TOPICS.alerts], group="team")
+    assert len(list(first)) == 3
+    assert [record.message for record in caplog.records] == ["not committed"]
+    assert len(second.poll(0.0, 10)) == 4
+
+
 def test_without_a_beginning_only_new_alerts_come(world: World) -> None:
     """A subscriber starts at the end, unless it asks for the beginning."""
     world.publish(packet(1))
