@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
+from latenight.cli import main
 from latenight.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,6 +144,19 @@ def test_our_containers_cannot_change_anything(name: str) -> None:
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert all(volume.endswith(":ro") for volume in service.get("volumes", ()))
+
+
+@pytest.mark.parametrize("name", ["scorer", "topics"])
+def test_our_commands_in_compose_exist(name: str, tmp_path: Path) -> None:
+    """The commands that compose runs are accepted by the command line, options and variables included."""
+    service = load(DEPLOY / "compose.yaml")["services"][name]
+    words = [str(tmp_path) if word.startswith(("/", "${")) else word for word in service["command"]]
+    command: click.Command = main
+    while isinstance(command, click.Group):
+        command = command.commands[words.pop(0)]
+    command.make_context(name, words)
+    known = {parameter.envvar for parameter in command.params}
+    assert set(service["environment"]) <= known
 
 
 def test_compose_publishes_on_the_loopback_interface_only() -> None:
