@@ -10,7 +10,8 @@ import uuid
 import pytest
 
 from latenight.broker import PlaceLost, Record
-from latenight.broker.kafka import KafkaBroker, _within
+from latenight.broker.kafka import KafkaBroker
+from latenight.broker.kafka_sink import within
 from latenight.broker.topics import MAX_MESSAGE_BYTES, Topics
 from latenight.errors import Unavailable
 from tests.contract.test_broker import read_all, values
@@ -79,11 +80,11 @@ def test_a_transaction_that_never_ends_is_given_up() -> None:
         forever.wait()
 
     with pytest.raises(PlaceLost, match="outcome is unknown"):
-        _within(0.01, wait)
+        within(0.01, wait)
     forever.set()
 
     def fail() -> None:
         raise Unavailable("away")
 
     with pytest.raises(Unavailable, match="away"):
-        _within(10.0, fail)
+        within(10.0, fail)

@@ -1,74 +1,31 @@
-"""Topics on Apache Kafka >= 2.5: the only module that imports kafka-python (>= 3.0.12, with crc32c)."""
+"""Topics on Apache Kafka >= 2.5, by kafka-python (>= 3.0.12, with crc32c)."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.errors import (
-    AuthorizationError,
-    CommitFailedError,
-    IllegalGenerationError,
-    KafkaError,
-    RebalanceInProgressError,
-    SaslAuthenticationFailedError,
-    TransactionAbortedError,
-    UnknownMemberIdError,
-)
+from kafka.errors import KafkaError
 from kafka.structs import MemberState, OffsetAndMetadata, TopicPartition
 
-from latenight.broker import Consumed, Message, Partition, PlaceLost, Record, Start
+from latenight.broker import Consumed, Message, Partition, Start
+from latenight.broker.kafka_errors import translated
+from latenight.broker.kafka_sink import KafkaSink
 from latenight.broker.topics import MAX_MESSAGE_BYTES, MIB
-from latenight.errors import StartupError, Unavailable
+from latenight.errors import StartupError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 REQUEST_MS = 30_000  # one request; a broker that is killed and started again answers after about 25 s
-# kafka-python waits for ever for the end of a transaction. A restart of the broker takes 30 s of this.
-PUBLISH_LIMIT_S = 120.0
 # An open transaction blocks every read_committed reader: this long if we die inside one and never come back.
 TRANSACTION_MS = 30_000
 # Between two polls lie the scoring of a batch and the retries of a file system that is away.
 MAX_POLL_INTERVAL_MS = 900_000
 # A fetch returns up to this much of each partition and always at least one message, whatever its size.
 FETCH_BYTES = 8 * MIB
-
-# The transaction is undone and the same messages can be polled again.
-TRANSIENT = (
-    CommitFailedError,
-    IllegalGenerationError,
-    RebalanceInProgressError,
-    TransactionAbortedError,
-    UnknownMemberIdError,
-)
-# kafka-python wraps these into a plain KafkaError once the producer has failed: their names are all there is.
-FENCED = ("ProducerFencedError", "InvalidProducerEpochError", "FencedInstanceIdError")
-
-
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Turn errors of kafka-python into ours.
-
-    Raises:
-        PlaceLost: another process runs under the same instance name.
-        StartupError: the broker denies access.
-        Unavailable: it may work later. Any other KafkaError is a bug and passes unchanged.
-    """
-    try:
-        yield
-    except KafkaError as error:
-        text = f"{what}: {error}"
-        if any(name in text for name in FENCED):
-            raise PlaceLost(f"{text}; another process runs as this instance: give each its own") from error
-        if isinstance(error, (AuthorizationError, SaslAuthenticationFailedError)):
-            raise StartupError(f"{text}; check --client-config and the access rules of the broker") from error
-        if error.retriable or isinstance(error, TRANSIENT):
-            raise Unavailable(text) from error
-        raise
 
 
 class KafkaBroker:
@@ -175,7 +132,7 @@ class KafkaSource:
 
     def poll(self, timeout_s: float, max_messages: int) -> list[Message]:
         """The next messages, [] if none came within the timeout."""
-        with _translated("cannot read"):
+        with translated("cannot read"):
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_messages)
         for partition, records in polled.items():
             self._first.setdefault(partition, records[0].offset)
@@ -191,13 +148,13 @@ class KafkaSource:
     def commit(self) -> None:
         """Commit what poll has returned since the last commit."""
         if offsets := self._take():
-            with _translated("cannot commit"):
+            with translated("cannot commit"):
                 self._consumer.commit(offsets, timeout_ms=REQUEST_MS)
 
     def rewind(self) -> None:
         """Go back to the committed place."""
         self._fresh = {}
-        with _translated("cannot go back to the committed place"):
+        with translated("cannot go back to the committed place"):
             for partition in self._consumer.assignment() & set(self._first):
                 committed = self._committed(partition)
                 self._consumer.seek(partition, self._first[partition] if committed is None else committed)
@@ -206,12 +163,12 @@ class KafkaSource:
         """The next offset of every partition; {} while the group shares out its partitions."""
         if not self._is_settled():
             return {}
-        with _translated("cannot ask for the committed place"):
+        with translated("cannot ask for the committed place"):
             return {tuple(partition): self._position(partition) for partition in self._partitions}
 
     def ends(self) -> dict[Partition, int]:
         """The offset after the last readable message of every partition."""
-        with _translated("cannot ask for the end of the topic"):
+        with translated("cannot ask for the end of the topic"):
             ends = self._consumer.end_offsets(self._partitions, timeout_ms=REQUEST_MS)
         return {tuple(partition): end for partition, end in ends.items()}
 
@@ -254,50 +211,6 @@ class KafkaSource:
         return committed
 
 
-class KafkaSink:
-    """Publishes with one idempotent producer, in transactions if it has an instance name."""
-
-    def __init__(self, producer: Any, *, is_transactional: bool) -> None:
-        self._producer = producer
-        self._is_transactional = is_transactional
-
-    def publish(self, records: Sequence[Record], consumed: Consumed | None = None) -> None:
-        """Publish the records and commit the consumed offsets in one transaction."""
-        with _translated("cannot publish"):
-            if self._is_transactional:
-                _within(PUBLISH_LIMIT_S, lambda: self._transact(records, consumed))
-            else:
-                self._send(records)
-
-    def close(self) -> None:
-        """Leave; what was published stays."""
-        self._producer.close(timeout=10)
-
-    def _transact(self, records: Sequence[Record], consumed: Consumed | None) -> None:
-        self._producer.begin_transaction()
-        try:
-            self._send(records)
-            if consumed is not None and consumed.offsets:
-                offsets = {
-                    TopicPartition(*where): OffsetAndMetadata(n) for where, n in consumed.offsets.items()
-                }
-                self._producer.send_offsets_to_transaction(offsets, consumed.member)
-            self._producer.commit_transaction()
-        except KafkaError:
-            self._producer.abort_transaction()  # raises if the producer cannot go on: then that is the error
-            raise
-
-    def _send(self, records: Sequence[Record]) -> None:
-        """Send and wait for every acknowledgement; the producer's own queue has no bound."""
-        futures = [
-            self._producer.send(record.topic, record.value, key=record.key, headers=list(record.headers))
-            for record in records
-        ]
-        self._producer.flush(timeout=PUBLISH_LIMIT_S)
-        for future in futures:
-            future.get(timeout=PUBLISH_LIMIT_S)
-
-
 def _begin(consumer: Any, partitions: Sequence[TopicPartition], start: Start) -> None:
     """Take all partitions without a group and go to the start."""
     consumer.assign(partitions)
@@ -323,28 +236,3 @@ def _message(record: Any) -> Message:
         headers=tuple(record.headers),
         timestamp_ms=record.timestamp,
     )
-
-
-def _within(limit_s: float, call: Callable[[], None]) -> None:
-    """Run a call that may hang for ever.
-
-    Raises:
-        PlaceLost: it has not returned in time, and nobody knows whether it will still succeed.
-    """
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            call()
-        except BaseException as error:  # noqa: BLE001  (raised again below, in the thread that called)
-            errors.append(error)
-
-    thread = Thread(target=run, name="publish", daemon=True)
-    thread.start()
-    thread.join(limit_s)
-    if thread.is_alive():
-        raise PlaceLost(
-            f"Kafka has not finished a transaction within {limit_s:.0f} s: its outcome is unknown"
-        )
-    if errors:
-        raise errors[0]
