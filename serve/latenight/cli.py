@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import signal
 import socket
 import sys
@@ -26,10 +27,11 @@ from latenight.policy import DEFAULT_BUDGET
 # help shall not wait for them.
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from latenight.announce import Payload
     from latenight.broker import Broker
+    from latenight.offline import FileResult
 
 
 class Commands(click.Group):
@@ -102,14 +104,30 @@ def stop_on_signals() -> Event:
     return stop
 
 
-@main.command()
-@kafka_options
-@click.option(
+# Options of every command that scores.
+bundle_option = click.option(
     "--bundle",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     required=True,
     help="The trained model, from latenight-train fit.",
 )
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where the model runs."
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads.  [default: what the process may use]"
+)
+budget_option = click.option(
+    "--budget",
+    type=click.FloatRange(0, min_open=True),
+    default=DEFAULT_BUDGET,
+    help="Expected false alerts per 100 000 eligible spectra.",
+)
+
+
+@main.command()
+@kafka_options
+@bundle_option
 @click.option("--group", default="latenight", help="Daemons of one group share the spectra.")
 @click.option(
     "--instance",
@@ -133,16 +151,9 @@ def stop_on_signals() -> Event:
     envvar="LATENIGHT_SERVE_METRICS",
     help="Answer /metrics /healthz /readyz here; PORT alone is for this host only.",
 )
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where the model runs."
-)
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: what the process may use]")
-@click.option(
-    "--budget",
-    type=click.FloatRange(0, min_open=True),
-    default=DEFAULT_BUDGET,
-    help="Expected false alerts per 100 000 eligible spectra.",
-)
+@device_option
+@threads_option
+@budget_option
 @click.option(
     "--max-dead-ratio",
     type=click.FloatRange(0, 1),
@@ -195,6 +206,69 @@ def serve(
             metrics,
         )
         Daemon(source, sink, desk, health=health, stop=stop, max_dead_ratio=max_dead_ratio).run(drain=drain)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@bundle_option
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="scores.parquet",
+    help="Where the scores go, one row per spectrum.",
+)
+@click.option(
+    "--alerts",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="alerts.jsonl",
+    help="Where the alerts go, one JSON packet a line.",
+)
+@threads_option
+@device_option
+@budget_option
+def score(
+    *,
+    files: tuple[Path, ...],
+    bundle: Path,
+    out: Path,
+    alerts: Path,
+    threads: int | None,
+    device: str,
+    budget: float,
+) -> None:
+    """Score files without Kafka: the same scores and alert ids as serve gives.
+
+    FILES are coadds, or directories to search. A file that cannot be scored is named on standard error with
+    the reason, and the others are scored; the exit code is 0 only if all were.
+    """
+    from latenight import offline
+    from latenight.desi import find_coadds, read_coadd
+    from latenight.scorer import load_scorer
+
+    log.configure()
+    started = time.monotonic()
+    paths = find_coadds(files)
+    if not paths:
+        raise BadInput(f"no coadd-*.fits under {', '.join(map(str, files))}")
+    for output in (out, alerts):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    scoring = offline.Offline(read_coadd, load_scorer(bundle, device=device, threads=threads), budget)
+    results = show_progress(scoring.score_files(paths, out, alerts), len(paths), "scoring")
+    sums = offline.summary(results, time.monotonic() - started)
+    logging.getLogger(__name__).info("done", extra={"fields": sums})
+    if sums["failed"]:
+        raise BadInput(f"{sums['failed']} of {len(paths)} files were not scored; the lines above say why")
+
+
+def show_progress(results: Iterable[FileResult], n: int, label: str) -> list[FileResult]:
+    """All results: behind a bar on a terminal, else with a line of the log each; errors always get a line."""
+    from latenight.offline import log_result
+
+    if not sys.stderr.isatty():
+        return [log_result(result) for result in results]
+    with click.progressbar(results, length=n, label=label, file=sys.stderr) as bar:
+        done = list(bar)
+    return [log_result(result) if result.error else result for result in done]
 
 
 @main.command()

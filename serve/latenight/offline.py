@@ -1,0 +1,121 @@
+"""Scoring files without Kafka: reader -> scorer -> policy -> scores.parquet and alerts.jsonl."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from latenight.alert import encode_alert
+from latenight.errors import BadInput, Unavailable
+from latenight.outcome import SpectraScorer, judge
+from latenight.wire import ParquetScores, open_parquet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from latenight.spectra import Spectra
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """What became of one file.
+
+    Attributes:
+        file: its path.
+        spectra: how many it holds.
+        eligible: how many took part in the ranking.
+        alerts: how many alert.
+        suppressed: how many the flood guard held back.
+        seconds: how long reading and scoring took.
+        error: why it could not be scored, "" if it was.
+    """
+
+    file: str
+    spectra: int = 0
+    eligible: int = 0
+    alerts: int = 0
+    suppressed: int = 0
+    seconds: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Offline:
+    """What it takes to score a file; the same parts as the daemon's.
+
+    Attributes:
+        read: path -> its spectra.
+        scorer: spectra -> scores.
+        budget: expected false alerts per 100 000 eligible spectra.
+        now: the clock that dates the alerts, seconds since 1970 UTC.
+    """
+
+    read: Callable[[Path], Spectra]
+    scorer: SpectraScorer
+    budget: float
+    now: Callable[[], float] = time.time
+
+    def score_files(self, paths: Iterable[Path], out: Path, alerts: Path) -> Iterator[FileResult]:
+        """Score the files one after the other; one that cannot be read keeps back no other.
+
+        Args:
+            paths: coadd files.
+            out: the Parquet file of scores, one row per spectrum in the order of the files; it appears
+                when the last result has been taken.
+            alerts: one JSON packet a line, oddest first within a file; grows with every file.
+
+        Yields:
+            The result of each file, when its scores and alerts are written.
+        """
+        with open_parquet(out) as table, alerts.open("wb") as lines:
+            for path in paths:
+                yield self._score_file(path, table, lines)
+
+    def _score_file(self, path: Path, table: ParquetScores, lines: BinaryIO) -> FileResult:
+        started = time.monotonic()
+        try:
+            spectra = self.read(path)
+            created = datetime.fromtimestamp(self.now(), UTC)
+            judged = judge(spectra, self.scorer, budget=self.budget, created=created)
+            packets = [encode_alert(packet) + b"\n" for packet in judged.packets]
+        except (BadInput, Unavailable) as error:
+            return FileResult(str(path), error=str(error))
+        table.write(spectra, judged.scores)
+        lines.writelines(packets)
+        lines.flush()
+        return FileResult(
+            file=str(path),
+            spectra=len(spectra),
+            eligible=judged.decision.n_eligible,
+            alerts=len(packets),
+            suppressed=judged.decision.n_suppressed,
+            seconds=round(time.monotonic() - started, 3),
+        )
+
+
+def log_result(result: FileResult) -> FileResult:
+    """Write the result as one line of the log, and give it back."""
+    if result.error:
+        log.error("not scored", extra={"fields": {"file": result.file, "reason": result.error}})
+    else:
+        fields = asdict(result)
+        fields.pop("error")
+        log.info("scored", extra={"fields": fields})
+    return result
+
+
+def summary(results: list[FileResult], seconds: float) -> dict[str, int | float]:
+    """The sums over the files, for the last line of the log."""
+    sums = {
+        name: sum(getattr(result, name) for result in results)
+        for name in ("spectra", "eligible", "alerts", "suppressed")
+    }
+    n_failed = sum(bool(result.error) for result in results)
+    return {"files": len(results), "failed": n_failed, **sums, "seconds": round(seconds, 3)}
