@@ -260,6 +260,39 @@ def score(
         raise BadInput(f"{sums['failed']} of {len(paths)} files were not scored; the lines above say why")
 
 
+@main.command()
+@bundle_option
+@click.option(
+    "--night",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="A night of latenight-train simulate --inject, with its truth.csv.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Folder for scores.parquet, alerts.jsonl and plots of the best alerts.",
+)
+@budget_option
+def demo(*, bundle: Path, night: Path, out: Path, budget: float) -> None:
+    """Run announce, serve and alerts on a simulated night, in one process without Kafka.
+
+    Says on standard output how many of the injected anomalies were found, at which rate of false alerts, and
+    which alerts are the best.
+    """
+    from latenight import demo as whole_way
+    from latenight.scorer import load_scorer
+
+    log.configure()
+    truth = whole_way.read_truth(night)
+    messages, alerts = whole_way.run(night, load_scorer(bundle), budget)
+    whole_way.save(out, messages, alerts, truth)
+    evaluation = whole_way.evaluate(messages, alerts, truth)
+    click.echo(whole_way.report(evaluation, alerts, truth, budget))
+    click.echo(f"see {out}: scores.parquet, alerts.jsonl, plots", err=True)
+
+
 def show_progress(results: Iterable[FileResult], n: int, label: str) -> list[FileResult]:
     """All results: behind a bar on a terminal, else with a line of the log each; errors always get a line."""
     from latenight.offline import log_result
