@@ -59,15 +59,15 @@ def test_what_was_found_is_counted_among_eligible_spectra(night: Path) -> None:
     assert evaluation.injected == {"cosmic": 2, "faint": 2}
     assert evaluation.alerted == Count(Counter(cosmic=2), n_false=2)
     assert evaluation.n_ordinary == N_PETALS * (N - 3 - 2)
-    assert evaluation.measured.n_false == 1
+    assert evaluation.measured.n_false == 0
 
 
 def test_the_rate_of_one_per_cent_is_measured_on_the_ordinary_spectra() -> None:
-    """With many ordinary spectra one in a hundred of them lies below the measured threshold."""
+    """With many ordinary spectra just about one in a hundred lies below the measured threshold."""
     spectra = make_spectra(400, seed=1)
     scores = FakeScorer().score(spectra)
     evaluation = evaluate([(spectra, scores)], [], {})
-    assert evaluation.measured.n_false == pytest.approx(0.01 * evaluation.n_ordinary, abs=1.0)
+    assert 0.0 <= 0.01 * evaluation.n_ordinary - evaluation.measured.n_false < 1.0
     assert evaluation.alerted.n_false == 0
     assert not evaluation.injected
 

@@ -78,7 +78,7 @@ class Evaluation:
         n_ordinary: spectra without an injection.
         alerted: those that the night's budget made alerts.
         nominal: those with p_value < 0.01.
-        measured: those below the p_value that one ordinary spectrum in a hundred passes.
+        measured: those below the p_value that at most one ordinary spectrum in a hundred lies below.
     """
 
     injected: Counter[str]
@@ -132,7 +132,7 @@ def evaluate(messages: Messages, alerts: Alerts, truth: Mapping[int, str]) -> Ev
     p = np.concatenate([s.table["p_value"][e] for (_, s), e in zip(messages, eligible, strict=True)])
     kinds = np.array([truth.get(target, "") for target in targets.tolist()])
     ordinary = kinds == ""
-    threshold = float(np.quantile(p[ordinary], 0.01)) if ordinary.any() else 0.0
+    threshold = float(np.quantile(p[ordinary], 0.01, method="lower")) if ordinary.any() else 0.0
 
     def count(below: NDArray[np.bool_]) -> Count:
         found = Counter(kinds[below & ~ordinary].tolist())
@@ -143,7 +143,7 @@ def evaluate(messages: Messages, alerts: Alerts, truth: Mapping[int, str]) -> Ev
         n_ordinary=int(np.count_nonzero(ordinary)),
         alerted=count(np.isin(targets, [int(alert["target"]["targetid"]) for alert in alerts])),
         nominal=count(p < 0.01),
-        measured=count(p <= threshold),
+        measured=count(p < threshold),
     )
 
 
