@@ -25,7 +25,7 @@ from tests.fakes import FakeScorer, add_spikes, make_spectra
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from latenight.broker import Consumed, Sink
+    from latenight.broker import Consumed, Partition, Sink, Source
     from latenight.spectra import Spectra
 
 TOPICS = Topics("t")
@@ -218,6 +218,30 @@ def test_a_failed_transaction_is_done_again(world: World) -> None:
     assert len(world.read(TOPICS.alerts)) == 1
     assert world.count("transactions_total", result="aborted") == 2
     assert world.count("transactions_total", result="committed") == 1
+
+
+def test_a_broker_that_is_away_between_two_polls_is_waited_for(world: World) -> None:
+    """A source that cannot tell its lag for a while neither ends the daemon nor makes it look hung."""
+
+    class Away:
+        def __init__(self, source: Source) -> None:
+            self.source, self.failures = source, iter([False, True, True])
+
+        def lag(self) -> dict[Partition, int]:
+            if next(self.failures, False):
+                raise Unavailable("the broker does not answer")
+            return self.source.lag()
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.source, name)
+
+    world.announce(petal(1), petal(2))
+    daemon = world.daemon()
+    daemon._source = Away(daemon._source)  # type: ignore[assignment]
+    daemon.run(drain=True)
+    assert len(world.read(TOPICS.scores)) == 2
+    assert len(world.stop.waits) == 2
+    assert daemon._health.alive()
 
 
 def test_a_bug_ends_the_daemon_with_nothing_committed(world: World) -> None:

@@ -79,25 +79,24 @@ class Daemon:
         ends = self._source.ends() if drain else None
         failures = 0
         while not self._stop.is_set():
+            # Waiting for a broker that is away is being alive: only a loop that hangs is not.
+            self._health.turn()
+            self._desk.metrics.heartbeat_timestamp_seconds.set(self._desk.now())
             try:
                 if failures:
                     self._source.rewind()
                 if ends is not None and has_reached(self._source.positions(), ends):
                     return
-                n_messages = self._turn()
+                if self._turn() or not any(self._source.lag().values()):
+                    failures = 0
             except Unavailable as error:
                 failures += 1
                 if failures > RETRIES:
                     raise
                 self._wait(failures, error)
-            else:
-                if n_messages or not any(self._source.lag().values()):
-                    failures = 0
 
     def _turn(self) -> int:
         """One poll and what follows from it; returns the number of messages."""
-        self._health.turn()
-        self._desk.metrics.heartbeat_timestamp_seconds.set(self._desk.now())
         messages = self._source.poll(POLL_S, MAX_MESSAGES)
         started = time.monotonic()
         if messages:

@@ -85,7 +85,7 @@ def test_serve_and_score_agree(
         *kafka,
     )
 
-    messages = read_all(KafkaBroker([kafka_server], {}), Topics(prefix).scores)
+    messages = read_all(KafkaBroker(kafka_server), Topics(prefix).scores)
     assert len(messages) == PETALS
     parts = [decode_scores(message.value) for message in messages]
     served = sorted_rows({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})

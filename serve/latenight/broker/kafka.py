@@ -176,11 +176,12 @@ class KafkaSource:
         """Messages not yet polled in each partition of this member, as the last fetch saw it."""
         assigned = sorted(self._consumer.assignment()) if self._is_settled() else []
         seen = {partition: self._consumer.highwater(partition) for partition in assigned}
-        return {
-            tuple(partition): max(0, end - self._position(partition))
-            for partition, end in seen.items()
-            if end is not None
-        }
+        with translated("cannot ask for the place of this member"):
+            return {
+                tuple(partition): max(0, end - self._position(partition))
+                for partition, end in seen.items()
+                if end is not None
+            }
 
     def close(self) -> None:
         """Leave; a member with an instance name keeps its partitions until it is back or its session ends."""
