@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from jsonschema import Draft202012Validator
 
 from latenight.cli import main
-from latenight.demo import Count, evaluate, read_truth, report, run, save
+from latenight.demo import Count, Truth, evaluate, read_truth, report, run, save
 from latenight.errors import BadInput
 from latenight.wire import read_parquet
 from tests.coadds import write_coadd
@@ -28,16 +28,16 @@ N_PETALS, N = 2, 20
 
 @pytest.fixture
 def night(tmp_path: Path) -> Path:
-    """Two petals; in each two spikes that are in the truth, one of them under the name of another kind."""
+    """Two petals; in each an injected spike, a natural one, one that nobody knows of, and a faint anomaly."""
     folder = tmp_path / "night"
     folder.mkdir()
-    lines = ["TARGETID,KIND,AMPLITUDE"]
+    lines = ["TARGETID,KIND,WRONG_Z,MISSED_COSMIC"]
     for petal in range(N_PETALS):
-        spectra = add_spikes(make_spectra(N, seed=petal), [3, 8])
+        spectra = add_spikes(make_spectra(N, seed=petal), [3, 8, 10])
         write_coadd(folder, spectra, f"coadd-{petal}-1000-thru20260101.fits")
         targets = spectra.table["targetid"]
-        lines += [f"{targets[3]},cosmic,20", f"{targets[8]},,", f"{targets[DEAD_ROW]},cosmic,20"]
-        lines += [f"{targets[9]},faint,1"]
+        lines += [f"{targets[3]},cosmic,0,0", f"{targets[8]},,0,0", f"{targets[DEAD_ROW]},cosmic,0,0"]
+        lines += [f"{targets[9]},faint,0,0", f"{targets[10]},,0,1", f"{targets[11]},,1,0"]
     (folder / "truth.csv").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -46,19 +46,20 @@ def test_a_night_is_announced_served_and_received(night: Path) -> None:
     """Each coadd is scored once, and the subscriber gets the packets of all alerts, oddest first."""
     messages, alerts = run(night, FakeScorer(), BUDGET)
     assert sorted(len(spectra) for spectra, _ in messages) == [N] * N_PETALS
-    assert sorted(alert["target"]["row"] for alert in alerts) == [3, 3, 8, 8]
+    assert sorted(alert["target"]["row"] for alert in alerts) == [3, 3, 8, 8, 10, 10]
     p_values = [alert["scores"]["p_value"] for alert in alerts]
     assert p_values == sorted(p_values)
 
 
 def test_what_was_found_is_counted_among_eligible_spectra(night: Path) -> None:
-    """An injection that alerts is found, an ordinary spectrum that alerts is false, others do not count."""
+    """Alerting injections are found, ordinary spectra that alert are false, natural trouble is neither."""
     truth = read_truth(night)
     messages, alerts = run(night, FakeScorer(), BUDGET)
     evaluation = evaluate(messages, alerts, truth)
     assert evaluation.injected == {"cosmic": 2, "faint": 2}
-    assert evaluation.alerted == Count(Counter(cosmic=2), n_false=2)
-    assert evaluation.n_ordinary == N_PETALS * (N - 3 - 2)
+    assert evaluation.alerted == Count(Counter(cosmic=2), n_false=2, n_natural=2)
+    assert evaluation.n_ordinary == N_PETALS * (N - 3 - 4)
+    assert evaluation.n_natural == N_PETALS * 2
     assert evaluation.measured.n_false == 0
 
 
@@ -66,7 +67,7 @@ def test_the_rate_of_one_per_cent_is_measured_on_the_ordinary_spectra() -> None:
     """With many ordinary spectra just about one in a hundred lies below the measured threshold."""
     spectra = make_spectra(400, seed=1)
     scores = FakeScorer().score(spectra)
-    evaluation = evaluate([(spectra, scores)], [], {})
+    evaluation = evaluate([(spectra, scores)], [], Truth({}, {}))
     assert 0.0 <= 0.01 * evaluation.n_ordinary - evaluation.measured.n_false < 1.0
     assert evaluation.alerted.n_false == 0
     assert not evaluation.injected
@@ -75,7 +76,7 @@ def test_the_rate_of_one_per_cent_is_measured_on_the_ordinary_spectra() -> None:
 def test_a_night_of_injections_only_has_no_false_alerts() -> None:
     """Without ordinary spectra no threshold can be measured, and nothing is false."""
     spectra = make_spectra(10, seed=1)
-    truth = dict.fromkeys(spectra.table["targetid"].tolist(), "cosmic")
+    truth = Truth(dict.fromkeys(spectra.table["targetid"].tolist(), "cosmic"), {})
     evaluation = evaluate([(spectra, FakeScorer().score(spectra))], [], truth)
     assert (evaluation.n_ordinary, evaluation.measured.n_false) == (0, 0)
 
@@ -102,10 +103,10 @@ def test_the_report_names_numbers_and_the_best_alerts(night: Path) -> None:
     truth = read_truth(night)
     messages, alerts = run(night, FakeScorer(), BUDGET)
     text = report(evaluate(messages, alerts, truth), alerts, truth, BUDGET)
-    assert "found 2 of 4 injected anomalies; 2 false among 30 ordinary spectra (6.67 %)" in text
+    assert "found 2 of 4 injected anomalies; 2 false among 26 ordinary spectra (7.69 %)" in text
     best = [line.split() for line in text.splitlines() if line[:1].isdigit()]
     assert [row[1] for row in best] == [alert["target"]["targetid"] for alert in alerts]
-    assert sorted(row[-1] for row in best) == ["-", "-", "cosmic", "cosmic"]
+    assert sorted(row[-1] for row in best) == ["(cosmic)", "(cosmic)", "-", "-", "cosmic", "cosmic"]
 
 
 def test_an_alert_without_redshift_has_its_line(night: Path) -> None:

@@ -57,16 +57,37 @@ class Witness:
 
 
 @dataclass(frozen=True)
+class Truth:
+    """What the simulator knows, by TARGETID.
+
+    Attributes:
+        injected: kind of the injected anomaly.
+        natural: trouble that every survey has: a wrong redshift, a cosmic ray that was not masked. An
+            alert about it is neither found nor false.
+    """
+
+    injected: Mapping[int, str]
+    natural: Mapping[int, str]
+
+    def name(self, targetid: int) -> str:
+        """What is the matter with a spectrum, "-" if nothing is."""
+        natural = self.natural.get(targetid)
+        return self.injected.get(targetid, f"({natural})" if natural else "-")
+
+
+@dataclass(frozen=True)
 class Count:
     """What lies below a threshold.
 
     Attributes:
         found: injected anomalies below it, by kind.
         n_false: ordinary spectra below it.
+        n_natural: spectra with natural trouble below it.
     """
 
     found: Counter[str]
     n_false: int
+    n_natural: int
 
 
 @dataclass(frozen=True)
@@ -75,7 +96,8 @@ class Evaluation:
 
     Attributes:
         injected: injected anomalies by kind.
-        n_ordinary: spectra without an injection.
+        n_ordinary: spectra with neither injection nor natural trouble.
+        n_natural: spectra with natural trouble.
         alerted: those that the night's budget made alerts.
         nominal: those with p_value < 0.01.
         measured: those below the p_value that at most one ordinary spectrum in a hundred lies below.
@@ -83,6 +105,7 @@ class Evaluation:
 
     injected: Counter[str]
     n_ordinary: int
+    n_natural: int
     alerted: Count
     nominal: Count
     measured: Count
@@ -112,8 +135,8 @@ def run(night: Path, scorer: SpectraScorer, budget: float) -> tuple[Messages, Al
     return witness.messages, sorted(alerts, key=lambda alert: float(alert["scores"]["p_value"]))
 
 
-def read_truth(night: Path) -> dict[int, str]:
-    """TARGETID -> kind of every injected anomaly, from the truth.csv that the simulator leaves.
+def read_truth(night: Path) -> Truth:
+    """The truth.csv that the simulator leaves beside the spectra.
 
     Raises:
         BadInput: there is none.
@@ -122,32 +145,37 @@ def read_truth(night: Path) -> dict[int, str]:
     if not path.is_file():
         raise BadInput(f"{path}: not there; make the night with latenight-train simulate --inject 0.03")
     with path.open(newline="") as file:
-        return {int(row["TARGETID"]): row["KIND"] for row in csv.DictReader(file) if row["KIND"]}
+        rows = list(csv.DictReader(file))
+    wrong_z = {int(row["TARGETID"]): "wrong z" for row in rows if row["WRONG_Z"] == "1"}
+    cosmics = {int(row["TARGETID"]): "cosmic" for row in rows if row["MISSED_COSMIC"] == "1"}
+    return Truth({int(row["TARGETID"]): row["KIND"] for row in rows if row["KIND"]}, wrong_z | cosmics)
 
 
-def evaluate(messages: Messages, alerts: Alerts, truth: Mapping[int, str]) -> Evaluation:
+def evaluate(messages: Messages, alerts: Alerts, truth: Truth) -> Evaluation:
     """Compare a night with its truth."""
     eligible = [scores.table["eligible"] for _, scores in messages]
     targets = np.concatenate([s.table["targetid"][e] for (s, _), e in zip(messages, eligible, strict=True)])
     p = np.concatenate([s.table["p_value"][e] for (_, s), e in zip(messages, eligible, strict=True)])
-    kinds = np.array([truth.get(target, "") for target in targets.tolist()])
-    ordinary = kinds == ""
+    kinds = np.array([truth.injected.get(target, "") for target in targets.tolist()])
+    natural = (kinds == "") & np.isin(targets, list(truth.natural))
+    ordinary = (kinds == "") & ~natural
     threshold = float(np.quantile(p[ordinary], 0.01, method="lower")) if ordinary.any() else 0.0
 
     def count(below: NDArray[np.bool_]) -> Count:
-        found = Counter(kinds[below & ~ordinary].tolist())
-        return Count(found, int(np.count_nonzero(below & ordinary)))
+        found = Counter(kinds[below & (kinds != "")].tolist())
+        return Count(found, *(int(np.count_nonzero(below & rows)) for rows in (ordinary, natural)))
 
     return Evaluation(
-        injected=Counter(kinds[~ordinary].tolist()),
+        injected=Counter(kinds[kinds != ""].tolist()),
         n_ordinary=int(np.count_nonzero(ordinary)),
+        n_natural=int(np.count_nonzero(natural)),
         alerted=count(np.isin(targets, [int(alert["target"]["targetid"]) for alert in alerts])),
         nominal=count(p < 0.01),
         measured=count(p < threshold),
     )
 
 
-def save(out: Path, messages: Messages, alerts: Alerts, truth: Mapping[int, str]) -> None:
+def save(out: Path, messages: Messages, alerts: Alerts, truth: Truth) -> None:
     """Leave scores.parquet, alerts.jsonl and the pictures of the best alerts, plots/RANK-TARGETID.png."""
     out.mkdir(parents=True, exist_ok=True)
     write_parquet(out / "scores.parquet", messages)
@@ -160,18 +188,19 @@ def save(out: Path, messages: Messages, alerts: Alerts, truth: Mapping[int, str]
     for rank, alert in enumerate(alerts[:N_BEST], 1):
         target = alert["target"]
         spectra, scores = by_source[target["file"]]
-        note = f"injected: {truth.get(int(target['targetid']), 'nothing')}"
+        note = f"simulated with: {truth.name(int(target['targetid']))}"
         picture = plot_alert(spectra, scores, target["row"], note=note)
         (plots / f"{rank:02d}-{target['targetid']}.png").write_bytes(picture)
 
 
-def report(evaluation: Evaluation, alerts: Alerts, truth: Mapping[int, str], budget: float) -> str:
+def report(evaluation: Evaluation, alerts: Alerts, truth: Truth, budget: float) -> str:
     """What a person wants to know of the night, as text."""
     return "\n".join(
         [
             _sentence(f"alerts, budget {budget:g} in 100 000", evaluation, evaluation.alerted),
             _sentence("p_value < 0.01", evaluation, evaluation.nominal),
             _sentence("measured rate of 1 %", evaluation, evaluation.measured),
+            _natural(evaluation),
             "",
             *_kinds(evaluation),
             "",
@@ -189,6 +218,11 @@ def _sentence(name: str, evaluation: Evaluation, count: Count) -> str:
     )
 
 
+def _natural(evaluation: Evaluation) -> str:
+    n_alerts, n = evaluation.alerted.n_natural, evaluation.n_natural
+    return f"wrong redshifts and missed cosmic rays count neither way: {n_alerts} of {n} alerted"
+
+
 def _kinds(evaluation: Evaluation) -> list[str]:
     counts = (evaluation.alerted, evaluation.nominal, evaluation.measured)
     rows = [
@@ -198,7 +232,7 @@ def _kinds(evaluation: Evaluation) -> list[str]:
     return _aligned([("injected kind", "number", "alerted", "p < 0.01", "at 1 %"), *rows])
 
 
-def _best(alerts: Alerts, truth: Mapping[int, str]) -> list[str]:
+def _best(alerts: Alerts, truth: Truth) -> list[str]:
     rows = [("rank", "targetid", "spectype", "z", "S/N", "p_value", "channel", "wavelength", "injected")]
     for rank, alert in enumerate(alerts, 1):
         redrock, explain = alert["redrock"], alert["explain"]
@@ -212,7 +246,7 @@ def _best(alerts: Alerts, truth: Mapping[int, str]) -> list[str]:
                 _text(alert["scores"]["p_value"], ".1e"),
                 explain["channel"],
                 _text(explain["wavelength"], ".0f"),
-                truth.get(int(alert["target"]["targetid"]), "-"),
+                truth.name(int(alert["target"]["targetid"])),
             )
         )
     return _aligned(rows)
