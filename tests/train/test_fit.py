@@ -13,7 +13,8 @@ from latenight.passes import redshift_and_group
 from latenight_train import fit
 from latenight_train.data import Survey
 from latenight_train.fit import Plan, fit_vae
-from latenight_train.graph import Model, to_arms
+from latenight_train.graph import Model
+from latenight_train.pixels import to_arms
 from latenight_train.vae import Z_RANGE, Architecture
 from tests.bundles import survey_of
 from tests.fakes import make_spectra

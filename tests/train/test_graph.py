@@ -9,16 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latenight.spectra import ARMS, N_PIX, WAVE_JOINT
-from latenight_train.graph import (
-    SCAN_WIDTHS,
-    Model,
-    Neighbours,
-    RestBins,
-    Statistics,
-    first_arm,
-    to_arms,
-    to_joint,
-)
+from latenight_train.graph import SCAN_WIDTHS, Model, Neighbours, Statistics
+from latenight_train.pixels import RestBins, first_arm, to_arms, to_joint
 from latenight_train.vae import ENCODER_GRID
 from tests.bundles import untrained_vae
 from tests.fakes import make_spectra

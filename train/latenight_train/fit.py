@@ -14,7 +14,8 @@ from tqdm import tqdm
 from latenight.errors import StartupError
 from latenight.passes import redshift_and_group
 from latenight.spectra import SPECTYPES, UNKNOWN
-from latenight_train.graph import Model, clean, norm_of
+from latenight_train.graph import Model
+from latenight_train.pixels import clean, norm_of
 from latenight_train.vae import (
     Z_RANGE,
     Architecture,
