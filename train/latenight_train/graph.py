@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latenight.spectra import ARMS, PIXEL
-from latenight_train.pixels import Interpolate, RestBins, clean, first_arm, norm_of, to_arms
+from latenight_train.pixels import Interpolate, RestBins, clean, first_arm, norm_of, to_arms, to_joint
 from latenight_train.vae import ENCODER_GRID, MEAN_GRID, N_GROUPS, VARIANCE_GRID, Vae
 
 N_DRAWS = 8  # fixed Sobol draws: error 1.4 % of the spread of scores, as much as 100 independent draws
