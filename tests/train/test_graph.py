@@ -15,8 +15,7 @@ from latenight_train.vae import ENCODER_GRID
 from tests.bundles import untrained_vae
 from tests.fakes import make_spectra
 
-torch.set_grad_enabled(False)
-MODEL = Model(untrained_vae()).eval()
+MODEL = Model(untrained_vae()).eval().requires_grad_(requires_grad=False)
 
 
 def inputs_of(n: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
