@@ -46,3 +46,28 @@ def fit(
     plan = trainer.Plan(trainer.Architecture(latent, hidden), epochs, max_minutes, seed)
     bundle_id = trainer.fit(data, out, plan, device=device, resume=resume)
     click.echo(f"bundle {out} {bundle_id}", err=True)
+
+
+@main.command()
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--night", default=20260101, type=click.IntRange(19700101, 99991231), help="YYYYMMDD.")
+@click.option("--tiles", default=2, type=click.IntRange(1, 100), help="Tiles, dark and bright time in turn.")
+@click.option("--petals", default=10, type=click.IntRange(1, 10), help="Petals per tile.")
+@click.option("--spectra", default=500, type=click.IntRange(1, 500), help="Fibres per petal.")
+@click.option("--seed", default=1, type=click.IntRange(0), help="Same seed, same files.")
+@click.option(
+    "--inject", default=0.0, type=click.FloatRange(0.0, 1.0), help="Share of spectra with an anomaly."
+)
+@click.option("--processes", default=2, type=click.IntRange(1), help="Petals simulated at the same time.")
+def simulate(
+    out: Path, night: int, tiles: int, petals: int, spectra: int, seed: int, inject: float, processes: int
+) -> None:
+    """Write a simulated night into OUT: coadd and redrock files as DESI lays them out, and truth.csv.
+
+    Spectra are made from formulas, or from the redrock templates in the folder that RR_TEMPLATE_DIR names.
+    """
+    from latenight_train import simulate as simulator  # noqa: PLC0415  --help should not wait for it
+
+    plan = simulator.Night(out, night, tiles, petals, spectra, seed, inject)
+    paths = simulator.simulate(plan, processes)
+    click.echo(f"{len(paths)} coadds under {out}", err=True)

@@ -1,7 +1,8 @@
 """What the night sky adds to a DESI spectrum: noise of the dark sky and its emission lines.
 
-Both tables were measured on public DESI spectra (EDR and DR1): the noise of a sky-limited coadd scaled to 1000 s of
-effective dark time, split by least squares into a smooth part and Gaussian lines. The numbers are rounded.
+Both tables were measured on public DESI spectra (EDR and DR1): the noise of a sky-limited coadd scaled to
+1000 s of effective dark time, split by least squares into a smooth part and Gaussian lines. The numbers are
+rounded.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import numpy as np
 
 from latenight.spectra import ARMS, N_PIX
 
-# Smooth part, per arm: wavelength [A] and sigma per 0.8 A pixel [1e-17 erg s-1 cm-2 A-1] after 1000 s of dark time.
-# The steep ends are the dichroics, the hump at 4334 A a coating of the blue collimators, 7605 A the telluric A band.
+# Smooth part, per arm: wavelength [A] and sigma per 0.8 A pixel [1e-17 erg s-1 cm-2 A-1] after 1000 s of
+# dark time. The steep ends are the dichroics, the hump at 4334 A a coating of the blue collimators, 7605 A
+# the telluric A band.
 _CONTINUUM = {
     "b": """
         3600 3.11  3620 2.89  3640 2.64  3660 2.34  3680 1.94  3710 1.85  3750 1.55  3800 1.46  3850 1.18
@@ -74,7 +76,11 @@ _LINES = """
     9713.6 0.74  9721.8 1.6  9737.0 0.45  9739.8 0.96  9747.6 0.47  9790.8 0.54  9793.0 2.7  9798.4 0.42
     9801.8 1.2  9809.6 0.4  9814.0 0.66  9819.2 0.41
 """
-LSF_SIGMA = {"b": 0.72, "r": 0.68, "z": 0.78}  # sigma of the line-spread function [A], measured on the same lines
+LSF_SIGMA = {
+    "b": 0.72,
+    "r": 0.68,
+    "z": 0.78,
+}  # sigma of the line-spread function [A], measured on the same lines
 
 
 def _table(text: str) -> np.ndarray:
@@ -91,7 +97,7 @@ def continuum_variance() -> np.ndarray:
 
 
 def line_variance(shift: float = 0.0, width: float = 1.0) -> np.ndarray:
-    """Variance that the sky lines add per pixel in 1000 s of dark time, (7958,); it is proportional to their flux.
+    """Variance that the sky lines add in 1000 s of dark time, (7958,); it is proportional to their flux.
 
     Args:
         shift: displacement of all lines [A].

@@ -35,18 +35,19 @@ def broaden(rest: Array, sigma_kms: float) -> Array:
     """A rest-frame spectrum, (27000,), convolved with a Gaussian of the given velocity dispersion."""
     sigma = sigma_kms / LIGHT
     kernel = np.exp(-2.0 * (np.pi * sigma * _FREQUENCY) ** 2)
-    return np.fft.irfft(np.fft.rfft(rest) * kernel, N_REST)
+    out: Array = np.fft.irfft(np.fft.rfft(rest) * kernel, N_REST)
+    return out
 
 
 def observe_frame(rest: Array, z: float) -> Array:
-    """A rest-frame spectrum, (27000,), at redshift z on the DESI pixels, (7958,), before the line-spread function.
+    """A rest-frame spectrum, (27000,), seen at redshift z, (7958,), before the line-spread function.
 
     Wavelengths beyond the grid repeat its last value.
     """
     position = np.clip((_LN_WAVE - np.log1p(z) - _LN_MIN) / STEP, 0.0, N_REST - 1.001)
     below = position.astype(np.intp)
     weight = position - below
-    return rest[below] * (1.0 - weight) + rest[below + 1] * weight
+    return np.asarray(rest[below] * (1.0 - weight) + rest[below + 1] * weight)
 
 
 def line_spread(flux: Array) -> Array:
