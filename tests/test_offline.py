@@ -17,7 +17,8 @@ from click.testing import CliRunner
 from latenight.announce import announce
 from latenight.broker.memory import MemoryBroker
 from latenight.broker.topics import Topics
-from latenight.cli import main, show_progress
+from latenight.cli import main
+from latenight.cli.files import show_progress
 from latenight.client import subscribe
 from latenight.daemon import Daemon
 from latenight.desi import read_coadd

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from latenight.broker.kafka import KafkaBroker
 from latenight.broker.topics import Topics
-from latenight.cli import stop_on_signals
+from latenight.cli.base import stop_on_signals
 from latenight.daemon import Daemon
 from latenight.health import Health
 from latenight.metrics import Metrics

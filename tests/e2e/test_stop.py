@@ -68,7 +68,7 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
     """A daemon that hangs in its last batch dies of the second SIGTERM."""
     code = (
         "import sys, threading\n"
-        "from latenight.cli import stop_on_signals\n"
+        "from latenight.cli.base import stop_on_signals\n"
         "stop = stop_on_signals()\n"
         "print('ready', flush=True)\n"
         "stop.wait()\n"

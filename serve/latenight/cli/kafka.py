@@ -1,128 +1,32 @@
-"""The commands of latenight; every option is also an environment variable LATENIGHT_<COMMAND>_<OPTION>."""
+"""Commands on Kafka: serve, announce, alerts, topics."""
 
 from __future__ import annotations
 
-import functools
 import itertools
-import logging
-import signal
 import socket
-import sys
 import time
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-import latenight
-from latenight import log
-from latenight.broker.topics import Topics
-from latenight.errors import BadInput, LatenightError, StartupError
-from latenight.policy import DEFAULT_BUDGET
-
-# Commands import what they run when they run: the client's installation lacks the scorer's libraries, and
-# help shall not wait for them.
+from latenight.cli.base import (
+    budget_option,
+    bundle_option,
+    device_option,
+    kafka_options,
+    main,
+    stop_on_signals,
+    threads_option,
+)
+from latenight.errors import BadInput, StartupError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from latenight.announce import Payload
     from latenight.broker import Broker
-    from latenight.offline import FileResult
-
-
-class Commands(click.Group):
-    """A command group that prints our own errors as one line and exits with their code."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except LatenightError as error:
-            click.echo(f"latenight: {error}", err=True)
-            sys.exit(error.exit_code)
-
-
-@click.group(cls=Commands, context_settings={"auto_envvar_prefix": "LATENIGHT", "show_default": True})
-@click.version_option(latenight.__version__)
-def main() -> None:
-    r"""Find anomalous DESI spectra the night they are taken.
-
-    \b
-    Exit codes: 0 done or drained, 1 bug, 2 usage, 3 start-up, 4 too many dead letters.
-    """
-
-
-def kafka_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that all commands on Kafka share; gives them `broker` and `topics`."""
-
-    @click.option(
-        "--bootstrap-servers",
-        metavar="HOST:PORT[,..]",
-        default="127.0.0.1:9092",
-        envvar="LATENIGHT_BOOTSTRAP_SERVERS",
-        help="Where Kafka is.",
-    )
-    @click.option(
-        "--topic-prefix",
-        default=Topics.prefix,
-        envvar="LATENIGHT_TOPIC_PREFIX",
-        help="What the names of all topics start with.",
-    )
-    @click.option(
-        "--client-config",
-        type=click.Path(dir_okay=False, path_type=Path),
-        envvar="LATENIGHT_CLIENT_CONFIG",
-        help="File of security settings, one name=value a line: security_protocol, ssl_*, sasl_*.",
-    )
-    @functools.wraps(command)
-    def with_broker(
-        bootstrap_servers: str, topic_prefix: str, client_config: Path | None, **options: Any
-    ) -> None:
-        from latenight.client import connect
-
-        log.configure()
-        command(broker=connect(bootstrap_servers, client_config), topics=Topics(topic_prefix), **options)
-
-    return with_broker
-
-
-def stop_on_signals() -> Event:
-    """An event that SIGTERM or SIGINT sets; the second signal ends the process at once."""
-    stop = Event()
-
-    def handle(*_: object) -> None:
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, signal.SIG_DFL)
-        stop.set()
-
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, handle)
-    return stop
-
-
-# Options of every command that scores.
-bundle_option = click.option(
-    "--bundle",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    required=True,
-    help="The trained model, from latenight-train fit.",
-)
-device_option = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where the model runs."
-)
-threads_option = click.option(
-    "--threads", type=click.IntRange(1), help="CPU threads.  [default: what the process may use]"
-)
-budget_option = click.option(
-    "--budget",
-    type=click.FloatRange(0, min_open=True),
-    default=DEFAULT_BUDGET,
-    help="Expected false alerts per 100 000 eligible spectra.",
-)
+    from latenight.broker.topics import Topics
 
 
 @main.command()
@@ -206,102 +110,6 @@ def serve(
             metrics,
         )
         Daemon(source, sink, desk, health=health, stop=stop, max_dead_ratio=max_dead_ratio).run(drain=drain)
-
-
-@main.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@bundle_option
-@click.option(
-    "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default="scores.parquet",
-    help="Where the scores go, one row per spectrum.",
-)
-@click.option(
-    "--alerts",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default="alerts.jsonl",
-    help="Where the alerts go, one JSON packet a line.",
-)
-@threads_option
-@device_option
-@budget_option
-def score(
-    *,
-    files: tuple[Path, ...],
-    bundle: Path,
-    out: Path,
-    alerts: Path,
-    threads: int | None,
-    device: str,
-    budget: float,
-) -> None:
-    """Score files without Kafka: the same scores and alert ids as serve gives.
-
-    FILES are coadds, or directories to search. A file that cannot be scored is named on standard error with
-    the reason, and the others are scored; the exit code is 0 only if all were.
-    """
-    from latenight import offline
-    from latenight.desi import find_coadds, read_coadd
-    from latenight.scorer import load_scorer
-
-    log.configure()
-    started = time.monotonic()
-    paths = find_coadds(files)
-    if not paths:
-        raise BadInput(f"no coadd-*.fits under {', '.join(map(str, files))}")
-    for output in (out, alerts):
-        output.parent.mkdir(parents=True, exist_ok=True)
-    scoring = offline.Offline(read_coadd, load_scorer(bundle, device=device, threads=threads), budget)
-    results = show_progress(scoring.score_files(paths, out, alerts), len(paths), "scoring")
-    sums = offline.summary(results, time.monotonic() - started)
-    logging.getLogger(__name__).info("done", extra={"fields": sums})
-    if sums["failed"]:
-        raise BadInput(f"{sums['failed']} of {len(paths)} files were not scored; the lines above say why")
-
-
-@main.command()
-@bundle_option
-@click.option(
-    "--night",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    required=True,
-    help="A night of latenight-train simulate --inject, with its truth.csv.",
-)
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    required=True,
-    help="Folder for scores.parquet, alerts.jsonl and plots of the best alerts.",
-)
-@budget_option
-def demo(*, bundle: Path, night: Path, out: Path, budget: float) -> None:
-    """Run announce, serve and alerts on a simulated night, in one process without Kafka.
-
-    Says on standard output how many of the injected anomalies were found, at which rate of false alerts, and
-    which alerts are the best.
-    """
-    from latenight import demo as whole_way
-    from latenight.scorer import load_scorer
-
-    log.configure()
-    truth = whole_way.read_truth(night)
-    messages, alerts = whole_way.run(night, load_scorer(bundle), budget)
-    whole_way.save(out, messages, alerts, truth)
-    evaluation = whole_way.evaluate(messages, alerts, truth)
-    click.echo(whole_way.report(evaluation, alerts, truth, budget))
-    click.echo(f"see {out}: scores.parquet, alerts.jsonl, plots", err=True)
-
-
-def show_progress(results: Iterable[FileResult], n: int, label: str) -> list[FileResult]:
-    """All results: behind a bar on a terminal, else with a line of the log each; errors always get a line."""
-    from latenight.offline import log_result
-
-    if not sys.stderr.isatty():
-        return [log_result(result) for result in results]
-    with click.progressbar(results, length=n, label=label, file=sys.stderr) as bar:
-        done = list(bar)
-    return [log_result(result) if result.error else result for result in done]
 
 
 @main.command()
