@@ -19,7 +19,7 @@ help: ## list the targets
 install: .venv/installed ## install everything into .venv
 
 .venv/installed: pyproject.toml constraints/dev.txt constraints/torch.txt
-	test -x .venv/bin/uv || { $(PYTHON) -m venv .venv && .venv/bin/python -m pip install --no-progress uv; }
+	test -x .venv/bin/uv || { $(PYTHON) -m venv .venv && .venv/bin/python -m pip install --quiet uv; }
 	VIRTUAL_ENV=.venv $(UV) install --no-progress --require-hashes -r constraints/dev.txt
 	if [ -n "$(TORCH_INDEX)" ]; then VIRTUAL_ENV=.venv $(UV) install --no-progress --index-url "$(TORCH_INDEX)" torch; \
 	else VIRTUAL_ENV=.venv $(UV) install --no-progress --no-deps --require-hashes -r constraints/torch.txt; fi
