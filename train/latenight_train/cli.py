@@ -59,15 +59,29 @@ def fit(
     "--inject", default=0.0, type=click.FloatRange(0.0, 1.0), help="Share of spectra with an anomaly."
 )
 @click.option("--processes", default=2, type=click.IntRange(1), help="Petals simulated at the same time.")
+@click.option(
+    "--templates",
+    envvar="RR_TEMPLATE_DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of redrock templates to draw from instead of formulas.  [env: RR_TEMPLATE_DIR]",
+)
 def simulate(
-    out: Path, night: int, tiles: int, petals: int, spectra: int, seed: int, inject: float, processes: int
+    out: Path,
+    night: int,
+    tiles: int,
+    petals: int,
+    spectra: int,
+    seed: int,
+    inject: float,
+    processes: int,
+    templates: Path | None,
 ) -> None:
     """Write a simulated night into OUT: coadd and redrock files as DESI lays them out, and truth.csv.
 
-    Spectra are made from formulas, or from the redrock templates in the folder that RR_TEMPLATE_DIR names.
+    Spectra are made from formulas, or from redrock templates where RR_TEMPLATE_DIR names their folder.
     """
     from latenight_train import simulate as simulator  # noqa: PLC0415  --help should not wait for it
 
-    plan = simulator.Night(out, night, tiles, petals, spectra, seed, inject)
+    plan = simulator.Night(out, night, tiles, petals, spectra, seed, inject, templates)
     paths = simulator.simulate(plan, processes)
     click.echo(f"{len(paths)} coadds under {out}", err=True)

@@ -166,7 +166,7 @@ def _narrow_lines(galaxy: Galaxy, rng: np.random.Generator, active: bool) -> lis
 def emission_lines(galaxy: Galaxy, young: Array, continuum: Array, rng: np.random.Generator) -> Array:
     """The narrow emission lines of a galaxy on the DESI pixels, (7958,), in units of its continuum."""
     # Equivalent width of H-beta on the light of stars under 10 Myr; gives H-alpha of 10-80 A in spirals.
-    hbeta = 45.0 * float(young[pixel_of(4870.0)]) * rng.lognormal(0.0, 0.25)
+    hbeta = 35.0 * float(young[pixel_of(4870.0)]) * rng.lognormal(0.0, 0.25)
     nucleus = galaxy.nucleus * (hbeta + 0.3 * float(continuum[pixel_of(4870.0)]))
     wave, flux, width = [], [], []
     attenuation = galaxy.dust / 0.44

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 # these numbers give that back.
 _NOISE_SCALE = np.array([1.01, 1.01, 1.10])  # true sigma over reported sigma
 _NOISE_SCALE_SPREAD = np.array([0.03, 0.02, 0.05])
-_CLEAN_RESIDUAL = np.array([0.35, 0.20, 0.45])  # common to a petal, in sigma
-_LINE_RESIDUAL = np.array([0.65, 0.30, 0.80])  # in sigma, rms over line pixels
+_CLEAN_RESIDUAL = np.array([0.42, 0.25, 0.45])  # common to a petal, in sigma
+_LINE_RESIDUAL = np.array([1.00, 0.35, 0.80])  # in sigma, rms over line pixels
 _RESPONSE = np.array([0.011, 0.003, 0.005])  # smooth error of the flux calibration
 # Sky continuum, read noise included, as an equivalent flux: its variance per unit of flux is that of a
 # source's photons. From S/N 50-60 spectra, whose ivar falls 18 -> 6 in B and 100 -> 29 in R.

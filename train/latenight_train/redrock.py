@@ -67,12 +67,12 @@ def answer(
         )
         return row, True
     strength = feature_strength(source, ivar, QSO_WINDOW if spectype == "QSO" else GALAXY_WINDOW)
-    gap = 0.8 * strength * rng.lognormal(0.0, 0.25)  # chi2 between the best and the second-best redshift
+    gap = strength * rng.lognormal(0.0, 0.25)  # chi2 between the best and the second-best redshift
     # Below a gap of about 12 noise peaks compete; 0.4 % of the bright ones fail too (artefacts, blends, gaps
     # of templates).
     fails = rng.random() < 0.004 + 0.996 / (1.0 + (gap / 12.0) ** 2.5)
     if fails:
-        z, spectype, subtype, gap = *_wrong(rng, z, spectype), rng.exponential(7.0)
+        z, spectype, subtype, gap = *_wrong(rng, z, spectype), rng.exponential(4.5)
     error = (3e-4 if spectype == "QSO" else 2.5e-5) * (1.0 + z) * np.sqrt(60.0 / max(gap, 5.0))
     row["ZERR"] = np.clip(error, 2e-6, 2e-3)
     row["Z"] = z + row["ZERR"] * rng.normal(0.0, 1.1)

@@ -18,6 +18,7 @@ from latenight_train.artefacts import Spectrum
 from latenight_train.inject import draw_kind, inject
 from latenight_train.observe import add_missed_cosmic, draw_petal, draw_tile, observe
 from latenight_train.targets import MIX, Source, draw_source
+from latenight_train.templates import load_library
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,6 +47,7 @@ class Night:
         spectra: fibres per petal, at most 500.
         seed: same seed, same files.
         inject: share of the eligible spectra that receive one anomaly each.
+        templates: folder of redrock templates to draw from; None: from formulas.
     """
 
     out: Path
@@ -55,6 +57,7 @@ class Night:
     spectra: int
     seed: int
     inject: float
+    templates: Path | None = None
 
     def tileid(self, tile: int) -> int:
         """TILEID of a tile: month, day, number, so that nights of a year do not share tiles."""
@@ -110,7 +113,8 @@ def simulate_petal(night: Night, tile: int, petal: int) -> tuple[Path, list[dict
     conditions = draw_tile(np.random.default_rng([night.seed, night.night, tile]), program)
     rng = np.random.default_rng([night.seed, night.night, tile, petal])
     fibres = fibermap.draw_fibres(rng, night.spectra, MIX[program], SKY_SHARE, DEAD_SHARE)
-    sources = [None if tracer == "SKY" else draw_source(rng, tracer) for tracer in fibres.tracer]
+    library = load_library(night.templates) if night.templates else None
+    sources = [None if tracer == "SKY" else draw_source(rng, tracer, library) for tracer in fibres.tracer]
     clean = np.array([np.zeros(N_PIX) if source is None else source.flux for source in sources])
     spectra = observe(clean, draw_petal(rng, conditions, night.spectra), rng)
     apply_fibre_faults(fibres, *spectra)

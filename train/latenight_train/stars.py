@@ -174,7 +174,7 @@ def strengths(star: Atmosphere) -> dict[str, float]:
     def cool(teff: float, power: float) -> float:
         return float((teff / star.teff) ** power)
 
-    hydrogen = 1.6 * bump(9300.0, 0.30 if star.teff < 9300.0 else 0.55) + 0.10 * bump(5800.0, 0.12)
+    hydrogen = 1.6 * bump(9300.0, 0.25 if star.teff < 9300.0 else 0.55) + 0.10 * bump(5800.0, 0.12)
     if degenerate:
         hydrogen = 1.3 * bump(13000.0, 0.55)
         metal *= 0.02
@@ -182,7 +182,7 @@ def strengths(star: Atmosphere) -> dict[str, float]:
     tio = float(np.clip((4050.0 - star.teff) / 700.0, 0.0, 4.0) ** 1.3)
     return {
         "balmer_core": hydrogen * 0.9,
-        "balmer_wings": hydrogen * 0.45 * dwarf,
+        "balmer_wings": hydrogen * 0.35 * dwarf,
         "balmer_stark": hydrogen * (1.0 if degenerate else 0.12 * dwarf**2),
         "ca_hk": 3.0 * metal * alpha * min(cool(5600.0, 5.0), 1.6),
         "ca_4227": 0.5 * metal * alpha * min(cool(4800.0, 6.0), 4.0) * dwarf,

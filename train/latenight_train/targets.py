@@ -12,6 +12,7 @@ from latenight_train.galaxies import draw_galaxy, make_galaxy
 from latenight_train.quasars import draw_quasar
 from latenight_train.restframe import ab_flux, line_spread
 from latenight_train.stars import draw_star
+from latenight_train.templates import Basis, draw_template
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,12 +77,12 @@ class Source:
     magnitude: float
 
 
-def draw_source(rng: np.random.Generator, tracer: str) -> Source:
-    """A random object of a tracer."""
+def draw_source(rng: np.random.Generator, tracer: str, library: dict[str, Basis] | None = None) -> Source:
+    """A random object of a tracer, from formulas or from a library of templates."""
     band, faint, scale, bright = _MAGNITUDES[tracer]
     magnitude = float(max(faint - rng.exponential(scale), bright))
     spectype, z = _draw_class(rng, tracer)
-    flux, z, subtype = draw_spectrum(rng, spectype, tracer, z, magnitude)
+    flux, z, subtype = draw_spectrum(rng, spectype, tracer, z, magnitude, library)
     blue, red, effective = _BANDS[band]
     level = float(np.mean(flux[(blue < WAVE) & (red > WAVE)]))
     # Spectra are calibrated for a point source, which puts 78 % of its light into the fibre; what counts of
@@ -106,13 +107,25 @@ def _draw_class(rng: np.random.Generator, tracer: str) -> tuple[str, float]:
         kind, tracer = ("STAR", "QSO") if other < 0.12 else ("GALAXY", "ELG")
     elif tracer == "BGS" and other < 0.012:
         return "QSO", float(rng.uniform(0.08, 0.7))
+    if (
+        tracer == "ELG" and other > 0.75
+    ):  # a quarter of the ELG lie where [O II] is redder than the spectrograph
+        return kind, float(rng.uniform(1.635, 2.2))
     return kind, 0.0 if kind == "STAR" else draw_redshift(rng, tracer)
 
 
 def draw_spectrum(
-    rng: np.random.Generator, spectype: str, tracer: str, z: float, magnitude: float
+    rng: np.random.Generator,
+    spectype: str,
+    tracer: str,
+    z: float,
+    magnitude: float,
+    library: dict[str, Basis] | None = None,
 ) -> tuple[Array, float, str]:
     """A spectrum on the DESI pixels before the line-spread function, median 1, its redshift and subtype."""
+    drawn = draw_template(rng, spectype, z, library) if library else None
+    if drawn is not None:
+        return drawn
     if spectype == "STAR":
         return draw_star(rng, standard=tracer == "STD")
     if spectype == "QSO":
