@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latenight_train.restframe import LIGHT, REST, broaden, lines, observe_frame, pixel_of
+from latenight_train.restframe import LIGHT, REST, broaden, lines, observe_frame, pixel_of, texture
 from latenight_train.stars import Atmosphere, absorbers, star_rest
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def interstellar_absorption(rng: np.random.Generator) -> Array:
 def make_galaxy(galaxy: Galaxy, rng: np.random.Generator) -> Array:
     """The spectrum of a galaxy on the DESI pixels before the line-spread function, (7958,), median 1."""
     rest, young = stellar_continuum(galaxy)
-    flux = observe_frame(rest * interstellar_absorption(rng), galaxy.z)
+    flux = observe_frame(rest * interstellar_absorption(rng) * texture(rng), galaxy.z)
     scale = 1.0 / max(float(np.median(flux)), 1e-30)
     return np.asarray((flux + emission_lines(galaxy, young, rest, rng)) * scale)
 

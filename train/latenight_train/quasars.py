@@ -17,6 +17,7 @@ from latenight_train.restframe import (
     observe_frame,
     pixel_of,
     smooth_random,
+    texture,
 )
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ def draw_quasar(rng: np.random.Generator, z: float, magnitude: float) -> Array:
     rest = (REST / 2500.0) ** slope
     rest *= np.where(REST > 4600.0, (REST / 4600.0) ** bend, 1.0)
     rest *= np.exp(0.04 * smooth_random(rng, np.log(REST), 0.12))
+    rest *= texture(rng)
     uv_iron, optical_iron = _iron()
     width = rng.uniform(500.0, 1800.0)
     iron = rng.gamma(3.0, 0.07) * uv_iron + rng.gamma(1.6, 0.12) * optical_iron

@@ -20,7 +20,8 @@ LIGHT = 299792.458  # km/s
 STEP = 1e-4  # ln(wavelength) per pixel of the rest-frame grid, 30 km/s
 _LN_MIN = float(np.log(700.0))
 N_REST = 27000  # 700 to 10 416 A; 2^3 3^3 5^3 keeps the Fourier transforms fast
-REST = np.exp(_LN_MIN + STEP * np.arange(N_REST))  # (27000,) vacuum wavelength [A]
+_LN_REST = _LN_MIN + STEP * np.arange(N_REST)
+REST = np.exp(_LN_REST)  # (27000,) vacuum wavelength [A]
 
 _LN_WAVE = np.log(WAVE)
 _FREQUENCY = np.fft.rfftfreq(N_REST, STEP)  # cycles per unit of ln(wavelength)
@@ -91,6 +92,15 @@ def smooth_random(rng: np.random.Generator, grid: Array, scale: float) -> Array:
     values = np.interp(grid, knots, rng.standard_normal(len(knots)))
     # Linear interpolation between knots has variance 2/3 on average.
     return np.asarray(values * 1.2247)
+
+
+def texture(rng: np.random.Generator) -> Array:
+    """A factor that makes every object its own, (27000,): 2 % smooth and 0.6 % fine structure.
+
+    Formulas and templates span few dimensions; real spectra leave residuals of this size in any small model.
+    """
+    smooth = smooth_random(rng, _LN_REST, 0.08)
+    return np.asarray(np.exp(0.02 * smooth + 0.006 * smooth_random(rng, _LN_REST, 6e-4)))
 
 
 def ab_flux(magnitude: float, wave: float) -> float:

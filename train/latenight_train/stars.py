@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latenight_train.restframe import N_REST, REST, observe_frame, pixel_of
+from latenight_train.restframe import N_REST, REST, observe_frame, pixel_of, texture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -297,5 +297,5 @@ def draw_star(rng: np.random.Generator, standard: bool = False) -> tuple[Array, 
         rest += strength * np.exp(-0.5 * ((REST - 6564.6) / 1.2) ** 2)
         rest += 0.3 * strength * np.exp(-0.5 * ((REST - 4862.7) / 1.0) ** 2)
     z = float(velocity / 299792.458)
-    flux = observe_frame(rest, z)
+    flux = observe_frame(rest * texture(rng), z)
     return flux / np.median(flux), z, subtype
