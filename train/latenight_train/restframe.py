@@ -20,7 +20,7 @@ LIGHT = 299792.458  # km/s
 STEP = 1e-4  # ln(wavelength) per pixel of the rest-frame grid, 30 km/s
 _LN_MIN = float(np.log(700.0))
 N_REST = 27000  # 700 to 10 416 A; 2^3 3^3 5^3 keeps the Fourier transforms fast
-_LN_REST = _LN_MIN + STEP * np.arange(N_REST)
+_LN_REST = _LN_MIN + STEP * np.arange(N_REST, dtype=np.float64)
 REST = np.exp(_LN_REST)  # (27000,) vacuum wavelength [A]
 
 _LN_WAVE = np.log(WAVE)
