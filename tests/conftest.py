@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import latenight_train  # noqa: F401  (sets OMP_WAIT_POLICY before a test imports torch)
 from tests.kafka_server import running_kafka
 
 if TYPE_CHECKING:
