@@ -11,7 +11,7 @@ TORCH_INDEX ?=
 UV := .venv/bin/uv pip
 BIN := .venv/bin
 
-.PHONY: help install constraints demo test lint types check kafka bench chaos image up down clean
+.PHONY: help install constraints demo test lint types check kafka bench image up down
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,14 @@ test: .venv/installed ## run the tests (Kafka, Maven and Java included)
 	$(BIN)/python -m pytest -q
 
 check: lint types test ## what CI runs
+
+# Real DESI files, for the comparison of simulated spectra with them.
+export LATENIGHT_TEST_DATA ?= ../shared/data/desi
+
+bench: .venv/installed ## measure: reading a petal, and simulated beside real spectra (plots in build/bench)
+	$(BIN)/python -m tests.bench.reader
+	if [ -f "$(LATENIGHT_TEST_DATA)/MANIFEST.tsv" ]; then $(BIN)/python -m tests.bench.compare_simulation build/bench; \
+	else echo "no comparison: no real DESI files at LATENIGHT_TEST_DATA=$(LATENIGHT_TEST_DATA)" >&2; fi
 
 DOCKER ?= docker
 TARGET ?= cpu
