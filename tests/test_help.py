@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
 import click
 import pytest
 from click.testing import CliRunner
 
 from latenight.cli import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -56,3 +63,16 @@ def test_help_is_printed(path: tuple[str, ...]) -> None:
     result = CliRunner().invoke(main, [*path, "--help"], prog_name="latenight")
     assert result.exit_code == 0, result.output
     assert result.output.startswith(f"Usage: {' '.join(('latenight', *path))}")
+
+
+@pytest.mark.parametrize(
+    ("library", "extra"),
+    [("matplotlib", "latenight[report]"), ("fitsio", "latenight[cpu] or latenight[gpu]")],
+)
+def test_a_missing_library_is_an_error_that_names_its_extra(library: str, extra: str, tmp_path: Path) -> None:
+    """Without matplotlib or fitsio, `latenight demo` says which extra brings it, and exits with 3."""
+    code = f"import sys; sys.modules[{library!r}] = None; from latenight.cli import main; main()"
+    words = ("demo", "--bundle", tmp_path, "--night", tmp_path, "--out", tmp_path)
+    result = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert result.returncode == 3
+    assert result.stderr == f"latenight: {library} is not installed; it comes with {extra}\n"

@@ -14,7 +14,7 @@ import click
 import latenight
 from latenight import log
 from latenight.broker.topics import Topics
-from latenight.errors import LatenightError
+from latenight.errors import LatenightError, StartupError
 from latenight.policy import DEFAULT_BUDGET
 
 # Commands import what they run when they run: the client's installation lacks the scorer's libraries, and
@@ -24,16 +24,36 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+# Which extra brings what the base installation lacks.
+EXTRAS = {
+    **dict.fromkeys(("onnxruntime", "fitsio", "pyarrow", "prometheus_client"), "cpu"),
+    **dict.fromkeys(("torch", "onnx", "onnxscript", "tqdm"), "train"),
+    "matplotlib": "report",
+}
+
+
 class Commands(click.Group):
     """A command group that prints our own errors as one line and exits with their code."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command."""
+        """Run the command; a library that is not installed is a StartupError that names its extra."""
         try:
-            return super().invoke(ctx)
+            return _invoke_installed(super().invoke, ctx)
         except LatenightError as error:
             click.echo(f"latenight: {error}", err=True)
             sys.exit(error.exit_code)
+
+
+def _invoke_installed(invoke: Callable[[click.Context], object], ctx: click.Context) -> object:
+    try:
+        return invoke(ctx)
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in EXTRAS:
+            raise
+        extra = EXTRAS[library]
+        either = "latenight[cpu] or latenight[gpu]" if extra == "cpu" else f"latenight[{extra}]"
+        raise StartupError(f"{library} is not installed; it comes with {either}") from error
 
 
 @click.group(cls=Commands, context_settings={"auto_envvar_prefix": "LATENIGHT", "show_default": True})
