@@ -10,6 +10,7 @@ import torch
 from latenight.spectra import ineligible_reasons
 from latenight_train.calibrate import write_bundle
 from latenight_train.data import Survey, split_by_petal
+from latenight_train.modes import fit_groups
 from latenight_train.vae import Architecture, Vae
 from tests.fakes import make_spectra
 
@@ -52,5 +53,7 @@ def untrained_vae(seed: int = 0) -> Vae:
 def make_bundle(folder: Path) -> Path:
     """Write a bundle of an untrained network, calibrated on one of the small survey's petals."""
     survey = small_survey()
-    write_bundle(untrained_vae(), survey, split_by_petal(survey.table, seed=1), folder, {})
+    held_out = split_by_petal(survey.table, seed=1)
+    models = fit_groups(survey, np.flatnonzero((survey.reasons == "") & ~held_out), seed=1)
+    write_bundle(untrained_vae(), models, survey, held_out, folder, {})
     return folder

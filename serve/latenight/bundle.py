@@ -1,8 +1,8 @@
 """A bundle on disk: manifest, hashes and golden spectra of one trained model.
 
-A bundle is a directory: model.onnx, statistics.onnx, knn.onnx, bank.npy, bank_ids.npy, calibration.npz,
-golden.npz and manifest.json, which holds the sha256 of every other file. The bundle's id is the sha256 of
-manifest.json, so it names the graphs, the bank and the calibration together.
+A bundle is a directory: model.onnx, refine.onnx, statistics.onnx, knn.onnx, modes.npz, bank.npy, bank_ids.npy,
+calibration.npz, golden.npz and manifest.json, which holds the sha256 of every other file. The bundle's id is the
+sha256 of manifest.json, so it names the graphs, the modes, the bank and the calibration together.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA = "latenight.bundle/1"
-FILES = ("model.onnx", "statistics.onnx", "knn.onnx")
-ARRAYS = ("bank.npy", "bank_ids.npy", "calibration.npz", "golden.npz")
+FILES = ("model.onnx", "refine.onnx", "statistics.onnx", "knn.onnx")
+ARRAYS = ("modes.npz", "bank.npy", "bank_ids.npy", "calibration.npz", "golden.npz")
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import numpy as np
 from latenight import calibration
 from latenight.bundle import load_bundle
 from latenight.errors import StartupError
-from latenight.passes import Passes, Petal
-from latenight.scores import CHANNELS, Scores, empty_scores
-from latenight.spectra import ARMS, N_JOINT, ineligible_reasons
+from latenight.passes import SCAN_START, Learned, Passes
+from latenight.scores import CHANNELS, SCAN_WIDTHS, Scores, empty_scores
+from latenight.spectra import ARMS, N_JOINT, PIXEL, ineligible_reasons
 from latenight.threads import default_threads
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Scorer:
 
     def __init__(self, bundle: Bundle, *, device: str, threads: int) -> None:
         arrays = bundle.arrays("calibration.npz")
-        learned = Petal(pixel_noise=arrays.pop("pixel_noise"), z_range=arrays.pop("z_range"))
+        learned = Learned(pixel_noise=arrays.pop("pixel_noise"), z_range=arrays.pop("z_range"))
         self._passes = Passes(bundle.path, learned, device=device, threads=threads)
         self._calibration = calibration.from_arrays(arrays)
         self.bundle_id = bundle.id
@@ -65,18 +65,23 @@ class Scorer:
 def calibrated_scores(tables: calibration.Calibration, statistics: Statistics) -> np.ndarray:
     """The rows of the scores table, (n,) of dtype SCORES, for the statistics of n eligible spectra."""
     table = empty_scores(np.full(len(statistics.group), ""))
-    p, p_value, beyond = calibration.calibrated(
-        tables, statistics.channels(), statistics.group, statistics.snr
-    )
-    for name in ("snr", "log_prob", "chi2", "knn_distance", "sigma", "wavelength", "width", "sign"):
+    p = calibration.calibrated(tables, statistics.stacked(), statistics.group, statistics.snr)
+    for name in ("snr", "log_prob", "chi2", "knn_distance"):
         table[name] = getattr(statistics, name)
     for k, arm in enumerate(ARMS):
         table[f"arm_chi2_{arm.name}"] = statistics.arm_chi2[:, k]
+    # The window that is least probable, not the one of most sigma: wide windows of bright spectra stray far.
+    rows, scan = np.arange(len(table)), slice(SCAN_START, SCAN_START + len(SCAN_WIDTHS))
+    width = p.statistics[:, scan].argmin(axis=1)
+    sigma = statistics.scan_sigma[rows, width]
+    table["sigma"], table["sign"] = np.abs(sigma), np.sign(sigma)
+    table["wavelength"] = statistics.scan_wavelength[rows, width]
+    table["width"] = PIXEL * np.array(SCAN_WIDTHS)[width]
     for k, channel in enumerate(CHANNELS):
-        table[f"p_{channel}"] = p[:, k]
-    table["p_value"] = p_value
-    table["p_extrapolated"] = beyond
-    table["channel"] = np.array(CHANNELS)[p.argmin(axis=1)]
+        table[f"p_{channel}"] = p.channels[:, k]
+    table["p_value"] = p.p_value
+    table["p_extrapolated"] = p.beyond
+    table["channel"] = np.array(CHANNELS)[p.channels.argmin(axis=1)]
     return table
 
 

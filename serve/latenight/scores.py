@@ -10,8 +10,11 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Channels that each give a p of their own; the combined p_value is made from them.
-CHANNELS = ("recon", "chi2", "scan", "knn")
+SCAN_WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # pixels of the scan's windows
+# Channels that each give a p of their own, and how many statistics each looks at: the deviance of the
+# reconstruction probability; chi2 of the spectrum and of each arm; one window per width; the latent distance.
+STATISTICS = {"recon": 1, "chi2": 4, "scan": len(SCAN_WIDTHS), "knn": 1}
+CHANNELS = tuple(STATISTICS)
 
 # One row per spectrum. Rows that are not eligible hold NaN in every float column.
 SCORES = np.dtype(
@@ -25,7 +28,7 @@ SCORES = np.dtype(
         ("arm_chi2_b", "f4"),
         ("arm_chi2_r", "f4"),
         ("arm_chi2_z", "f4"),
-        ("sigma", "f4"),  # significance of the strongest window of the scan
+        ("sigma", "f4"),  # significance of the least probable window of the scan
         ("wavelength", "f4"),  # its centre, observed frame [A]
         ("width", "f4"),  # its width [A]
         ("sign", "i1"),  # +1 excess, -1 deficit, 0 not eligible

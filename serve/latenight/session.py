@@ -30,7 +30,8 @@ class Graph:
         provider: the execution provider in use.
     """
 
-    def __init__(self, path: Path, *, device: str, threads: int) -> None:
+    def __init__(self, path: Path, *, device: str, threads: int, bucket: int = BUCKET) -> None:
+        self._bucket = bucket
         self._session = _open_session(path, device=device, threads=threads)
         self._outputs = [output.name for output in self._session.get_outputs()]
         self.provider: str = self._session.get_providers()[0]
@@ -47,21 +48,25 @@ class Graph:
         """
         n = len(next(iter(rows.values())))
         names = list(outputs) or self._outputs
-        parts = [self._session.run(names, {**bucket, **(constants or {})}) for bucket in _buckets(rows, n)]
+        parts = [
+            self._session.run(names, {**bucket, **(constants or {})}) for bucket in self._buckets(rows, n)
+        ]
         columns = zip(names, zip(*parts, strict=True), strict=True)
         return {name: np.concatenate(column)[:n] for name, column in columns}
 
+    def _buckets(self, rows: Arrays, n: int) -> Iterator[dict[str, np.ndarray]]:
+        """The rows in buckets, the last one filled up."""
+        for start in range(0, n, self._bucket):
+            bucket = {k: np.ascontiguousarray(v[start : start + self._bucket]) for k, v in rows.items()}
+            yield {name: _filled_up(values, self._bucket) for name, values in bucket.items()}
 
-def _buckets(rows: Arrays, n: int) -> Iterator[dict[str, np.ndarray]]:
-    """The rows in buckets, the last one filled up with zeros (no good pixels: every result is finite)."""
-    for start in range(0, n, BUCKET):
-        bucket = {name: np.ascontiguousarray(values[start : start + BUCKET]) for name, values in rows.items()}
-        missing = start + BUCKET - n
-        if missing > 0:
-            bucket = {
-                k: np.concatenate([v, np.zeros((missing, *v.shape[1:]), v.dtype)]) for k, v in bucket.items()
-            }
-        yield bucket
+
+def _filled_up(values: np.ndarray, n: int) -> np.ndarray:
+    """The values with zeros behind them, n rows in all: no good pixels, so every result is finite."""
+    missing = n - len(values)
+    return (
+        np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)]) if missing else values
+    )
 
 
 def _open_session(path: Path, *, device: str, threads: int) -> onnxruntime.InferenceSession:

@@ -10,6 +10,7 @@ import onnx
 import torch
 
 from latenight.spectra import N_JOINT, N_PIX
+from latenight_train.modes import N_MODES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 OPSET = 20
 MODEL_OUTPUTS = ("latent", "mean", "variance", "log_prob", "deviance", "snr")
 STATISTICS_OUTPUTS = (
-    *("chi2", "arm_chi2", "sigma", "wavelength", "width", "sign"),
+    *("chi2", "arm_chi2", "scan_sigma", "scan_wavelength"),
     *("recon", "recon_sigma"),
 )
+REFINEMENT_OUTPUTS = ("mean", "variance", "coefficients")
 NEIGHBOURS_OUTPUTS = ("distances", "indices")
 
 
@@ -46,6 +48,16 @@ def export_statistics(statistics: nn.Module, path: Path) -> None:
     _export(statistics, inputs, STATISTICS_OUTPUTS, path)
 
 
+def export_refinement(refinement: nn.Module, path: Path) -> None:
+    """Write the exact refinement: flux, ivar, z and the modes of a group -> REFINEMENT_OUTPUTS."""
+    n = 3
+    inputs = {"flux": torch.ones(n, N_PIX), "ivar": torch.ones(n, N_PIX), "z": torch.full((n,), 0.3)}
+    inputs |= {"columns": torch.ones(500, N_MODES + 2), "grid": torch.tensor([8.0, 1e4, 498.0]).double()}
+    inputs |= {"precision": torch.eye(N_MODES)}
+    fixed = {"grid": None, "precision": None}
+    _export(refinement, inputs, REFINEMENT_OUTPUTS, path, {"columns": "bins", **fixed})
+
+
 def export_neighbours(neighbours: nn.Module, latent: int, path: Path) -> None:
     """Write the kNN graph: latent (N, d), bank (M, d), minus_norm2 (M,) -> distances, indices (N, 16)."""
     inputs = {"latent": torch.ones(3, latent), "bank": torch.ones(50, latent), "minus_norm2": torch.ones(50)}
@@ -57,10 +69,11 @@ def _export(
     inputs: dict[str, torch.Tensor],
     outputs: tuple[str, ...],
     path: Path,
-    axes: dict[str, str] | None = None,
+    axes: dict[str, str | None] | None = None,
 ) -> None:
-    """Export one module with a dynamic first axis ("n" unless axes names another) and check the file."""
-    dims = {name: {0: torch.export.Dim((axes or {}).get(name, "n"))} for name in inputs}
+    """Export one module with a dynamic first axis ("n" unless axes names another, or None) and check the file."""
+    names = {name: (axes or {}).get(name, "n") for name in inputs}
+    dims = {name: {0: torch.export.Dim(axis)} if axis else {} for name, axis in names.items()}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns of its own deprecated calls

@@ -14,6 +14,7 @@ from latenight.errors import StartupError
 from latenight_train.calibrate import write_bundle
 from latenight_train.data import load_survey, split_by_petal
 from latenight_train.fit import BATCH, Plan, fit_vae
+from latenight_train.modes import fit_groups
 from latenight_train.vae import Architecture
 
 __all__ = ["Architecture", "Plan", "fit"]
@@ -47,6 +48,7 @@ def fit(paths: Sequence[Path], out: Path, plan: Plan, *, device: str = "auto", r
     rows = np.flatnonzero((survey.reasons == "") & ~held_out)
     checkpoint = work / "checkpoint.pt"
     vae, progress = fit_vae(survey, rows, plan, device=device, checkpoint=checkpoint, resume=resume)
+    models = fit_groups(survey, rows, plan.seed)
     facts = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "training": {
@@ -59,7 +61,7 @@ def fit(paths: Sequence[Path], out: Path, plan: Plan, *, device: str = "auto", r
             "device": device,
         },
     }
-    bundle_id = write_bundle(vae, survey, held_out, out, facts)
+    bundle_id = write_bundle(vae, models, survey, held_out, out, facts)
     shutil.rmtree(work)
     return bundle_id
 

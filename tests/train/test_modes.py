@@ -1,0 +1,150 @@
+"""The linear modes: learned from noisy spectra, solved exactly per spectrum."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from latenight.passes import read_modes
+from latenight.spectra import N_PIX, WAVE
+from latenight_train.modes import N_MODES, Group, Modes, fit_groups, fit_modes, rest_binned, write_modes
+from latenight_train.pixels import first_arm, norm_of
+from latenight_train.refine import OUTLIER, Refinement
+from tests.bundles import survey_of
+from tests.fakes import make_spectra
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+GROUP = Group("GALAXY", -0.1, 0.5, 0.1, 2230.0, 9950.0, 4e-4, 6, 7)
+
+
+def draw(n: int, seed: int, signal: float = 5.0) -> tuple[Floats, Floats, Floats, Floats]:
+    """Flux, ivar, z and noise-free truth of spectra that are mixtures of three smooth shapes and a line."""
+    rng = np.random.default_rng(seed)
+    z = rng.uniform(0.0, 0.45, n).astype(np.float32)
+    rest = WAVE / (1 + z[:, None])
+    shapes = np.stack(
+        [np.ones_like(rest), rest / 5000, np.sin(rest / 400), np.exp(-0.5 * ((rest - 5008) / 6) ** 2)]
+    )
+    weights = np.stack([2 + 0 * z, *rng.normal(0, 0.4, (2, n)), rng.uniform(0, 2, n)])
+    truth = signal * np.einsum("kn,knp->np", weights, shapes)
+    flux = truth + rng.standard_normal((n, N_PIX))
+    ivar = np.ones((n, N_PIX), np.float32)
+    ivar[rng.random((n, N_PIX)) < 0.02] = 0
+    return np.where(ivar > 0, flux, 0).astype(np.float32), ivar, z, truth.astype(np.float32)
+
+
+def learn(n: int = 300, seed: int = 0) -> Modes:
+    flux, ivar, z, _ = draw(n, seed)
+    norm = norm_of(torch.from_numpy(flux), torch.from_numpy(ivar)).numpy()
+    return fit_modes(*rest_binned(flux / norm, ivar * norm**2, z, GROUP), GROUP, seed=1)
+
+
+MODES = learn()
+
+
+def solve(flux: Floats, ivar: Floats, z: Floats) -> list[Floats]:
+    """Mean, variance and coefficients by the module that is exported."""
+    weights = (MODES.columns, grid(), MODES.precision)
+    with torch.inference_mode():
+        return [t.numpy() for t in Refinement()(*map(torch.from_numpy, (flux, ivar, z, *weights)))]
+
+
+def grid() -> NDArray[np.float64]:
+    return np.array([np.log(GROUP.wave_min), 1 / GROUP.step, GROUP.n_bins - 2])
+
+
+def arms(joint: Floats) -> Floats:
+    return first_arm(torch.from_numpy(joint)).numpy()
+
+
+def test_new_spectra_are_fitted_to_the_noise() -> None:
+    """On spectra not seen in training the fit errs by less than a fifth of the noise of a pixel."""
+    flux, ivar, z, truth = draw(40, seed=5)
+    mean, variance, _ = solve(flux, ivar, z)
+    assert np.sqrt(np.mean((mean - arms(truth)) ** 2)) < 0.2
+    assert (variance > 0).all()
+
+
+def test_the_solution_is_the_posterior_mean() -> None:
+    """Coefficients and mean equal a direct float64 solution with the same robust weights."""
+    flux, ivar, z, _ = draw(3, seed=6)
+    mean, _, coefficients = solve(flux, ivar, z)
+    norm = norm_of(torch.from_numpy(flux), torch.from_numpy(ivar)).numpy().astype(float)
+    start, per_unit, _ = grid()
+    for row in range(3):
+        position = (np.log(WAVE) - np.log(1 + float(z[row])) - start) * per_unit
+        left = position.astype(int)
+        part = (position - left)[:, None]
+        at = MODES.columns[left] * (1 - part) + MODES.columns[left + 1] * part
+        m, typical, s2 = at[:, :-2], at[:, -2], at[:, -1]
+        y = flux[row] / norm[row] - typical
+        with np.errstate(divide="ignore"):
+            weight = 1 / (1 / (ivar[row] * norm[row] ** 2) + s2)
+        for _ in range(2):
+            c = np.linalg.solve((m.T * weight) @ m + MODES.precision, m.T @ (weight * y))
+            weight = weight * (OUTLIER / np.maximum(np.abs(y - m @ c) * np.sqrt(weight), OUTLIER))
+        np.testing.assert_allclose(coefficients[row], c, rtol=2e-4, atol=2e-4)
+        expected = arms((typical + m @ c)[None].astype(np.float32) * np.float32(norm[row]))
+        np.testing.assert_allclose(mean[row], expected[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_spike_does_not_bend_the_model() -> None:
+    """A spike of fifty sigma in three pixels moves the fit elsewhere by less than a tenth of the noise."""
+    flux, ivar, z, _ = draw(2, seed=7)
+    expected, _, _ = solve(flux, ivar, z)
+    flux[:, 4000:4003] += 50
+    found, _, _ = solve(flux, ivar, z)
+    assert np.abs(found - expected)[:, :3800].max() < 0.2
+    assert np.abs(found - expected)[:, :3800].std() < 0.1
+
+
+def test_contamination_does_not_become_a_mode() -> None:
+    """With 3 % of the training spectra broken, new spectra are still fitted to a quarter of the noise."""
+    flux, ivar, z, _ = draw(300, seed=0)
+    flux[:9, 3000:3500] += 60
+    norm = norm_of(torch.from_numpy(flux), torch.from_numpy(ivar)).numpy()
+    modes = fit_modes(*rest_binned(flux / norm, ivar * norm**2, z, GROUP), GROUP, seed=1)
+    new_flux, new_ivar, new_z, truth = draw(40, seed=5)
+    weights = (modes.columns, grid(), modes.precision)
+    with torch.inference_mode():
+        mean, *_ = Refinement()(*map(torch.from_numpy, (new_flux, new_ivar, new_z, *weights)))
+    assert np.sqrt(np.mean((mean.numpy() - arms(truth)) ** 2)) < 0.25
+
+
+def test_unused_columns_stay_at_zero() -> None:
+    """A group of six modes fills up to the common number with columns that never get a coefficient."""
+    flux, ivar, z, _ = draw(3, seed=8)
+    _, _, coefficients = solve(flux, ivar, z)
+    assert coefficients.shape == (3, N_MODES)
+    assert (coefficients[:, 6:] == 0).all()
+    assert (MODES.columns[:, 6:-2] == 0).all()
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_the_unit_of_flux_does_not_matter(factor: float) -> None:
+    """Flux times a and ivar over a^2 give a mean a times as large."""
+    flux, ivar, z, _ = draw(2, seed=9)
+    expected, _, _ = solve(flux, ivar, z)
+    found, _, _ = solve(flux * np.float32(factor), ivar / np.float32(factor) ** 2, z)
+    np.testing.assert_allclose(found / factor, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_only_groups_with_enough_spectra_are_fitted_and_come_back_from_the_bundle(tmp_path: Path) -> None:
+    """What is written for serving names class, redshifts and weights of each fitted group, and no other."""
+    survey = survey_of([make_spectra(150, seed=0, z=0.2, spectype="GALAXY")])
+    models = fit_groups(survey, np.flatnonzero(survey.reasons == ""), seed=1)
+    assert len(models) == 1
+    write_modes(models, tmp_path / "modes.npz")
+    (group,) = read_modes(tmp_path / "modes.npz")
+    assert (group.spectype, group.z_min, group.z_max) == ("GALAXY", -0.1, 0.5)
+    assert group.weights["columns"].shape == (models[0][0].n_bins, N_MODES + 2)
+    assert all(np.isfinite(weights).all() for weights in group.weights.values())
