@@ -86,6 +86,7 @@ def _export(
             output_names=list(outputs),
             dynamic_shapes=dims,
             verbose=False,
+            optimize=False,  # onnxruntime optimises when it loads; the exporter takes half of its time for it
         )
     if program is None:  # only fallback=True returns None
         raise RuntimeError(f"the exporter gave no program for {path.name}")
