@@ -86,7 +86,9 @@ def _export(
             output_names=list(outputs),
             dynamic_shapes=dims,
             verbose=False,
-            optimize=False,  # onnxruntime optimises when it loads; the exporter takes half of its time for it
+            # onnxruntime optimises when it loads, and the exporter takes half of its time for it; but only the
+            # optimiser gives an output that is an input (recon) a node of its own.
+            optimize=path.name == "statistics.onnx",
         )
     if program is None:  # only fallback=True returns None
         raise RuntimeError(f"the exporter gave no program for {path.name}")
