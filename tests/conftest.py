@@ -20,11 +20,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def desi_data() -> Path:
-    """The folder of real DESI files, from LATENIGHT_TEST_DATA; required where CI is set."""
-    folder = Path(os.environ.get("LATENIGHT_TEST_DATA", ROOT / "../shared/data/desi")).resolve()
+    """The folder of real DESI files, from LATENIGHT_TEST_DATA or ../shared/data/desi beside the checkout.
+
+    Absent files are a skip on a laptop. In CI they are a failure where somebody promised them: the variable is set, or
+    the shared folder is there.
+    """
+    default = ROOT / "../shared/data/desi"
+    folder = Path(os.environ.get("LATENIGHT_TEST_DATA", default)).resolve()
     if not (folder / "MANIFEST.tsv").is_file():
         message = f"no real DESI files at {folder}: set LATENIGHT_TEST_DATA to a folder that holds them"
-        if os.environ.get("CI"):
+        promised = "LATENIGHT_TEST_DATA" in os.environ or (ROOT / "../shared").is_dir()
+        if os.environ.get("CI") and promised:
             pytest.fail(message)
         pytest.skip(message)
     return folder
