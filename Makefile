@@ -50,12 +50,12 @@ test: .venv/installed ## run the tests (Kafka, Maven and Java included)
 check: lint types test ## what CI runs
 
 # Real DESI files, for the comparison of simulated spectra with them.
-export LATENIGHT_TEST_DATA ?= ../shared/data/desi
+DESI_DATA := $(or $(LATENIGHT_TEST_DATA),../shared/data/desi)
 
 bench: .venv/installed ## measure: reading a petal, and simulated beside real spectra (plots in build/bench)
 	$(BIN)/python -m tests.bench.reader
-	if [ -f "$(LATENIGHT_TEST_DATA)/MANIFEST.tsv" ]; then $(BIN)/python -m tests.bench.compare_simulation build/bench; \
-	else echo "no comparison: no real DESI files at LATENIGHT_TEST_DATA=$(LATENIGHT_TEST_DATA)" >&2; fi
+	if [ -f "$(DESI_DATA)/MANIFEST.tsv" ]; then $(BIN)/python -m tests.bench.compare_simulation build/bench $(DESI_DATA); \
+	else echo "no comparison: no real DESI files at $(DESI_DATA): set LATENIGHT_TEST_DATA" >&2; fi
 
 DOCKER ?= docker
 TARGET ?= cpu
