@@ -33,11 +33,8 @@ def scorer(bundle: Path) -> Scorer:
 
 
 def assert_same_scores(found: np.ndarray, expected: np.ndarray) -> None:
-    # The place in a bucket changes the last bit of a sum (vector lanes); the refinement's coefficients pass it on to
-    # whole windows: up to 1.4e-4 of a scan's sigma on these spectra, which no mode was made for.
     for name in RAW:
-        tolerance = 3e-4 if name == "sigma" else 5e-5
-        np.testing.assert_allclose(found[name], expected[name], rtol=tolerance, err_msg=name)
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, err_msg=name)
     for name in ("wavelength", "width", "sign", "eligible", "reason", "channel"):
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
