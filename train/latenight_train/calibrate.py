@@ -233,9 +233,7 @@ def _parity(model: Model, golden: Spectra, folder: Path) -> dict[str, float]:
             found["refine"] = max(found["refine"], _difference(*refine, mine, modes.weights))
     for name, worst in found.items():
         if not worst <= PARITY:
-            raise StartupError(
-                f"torch and ONNX differ by {worst:.2g} in {name}, {PARITY:.0e} is allowed"
-            )
+            raise StartupError(f"torch and ONNX differ by {worst:.2g} in {name}, {PARITY:.0e} is allowed")
     return found
 
 
