@@ -15,10 +15,10 @@ from latenight.broker import Message, Record
 from latenight.broker.memory import MemoryBroker
 from latenight.broker.topics import Topics
 from latenight.daemon import HEARTBEAT_S, RETRIES, Daemon
-from latenight.errors import BadInput, TooManyDeadLetters, Unavailable
+from latenight.errors import BadInput, Gone, TooManyDeadLetters, Unavailable
 from latenight.health import Health
 from latenight.metrics import Metrics
-from latenight.outcome import Desk
+from latenight.outcome import GONE_AFTER_S, Desk
 from latenight.wire import CONTENT_ARROW, decode_scores, decode_spectra, encode_spectra
 from tests.fakes import FakeScorer, add_spikes, make_spectra
 
@@ -180,6 +180,25 @@ def test_a_file_that_is_away_for_a_while_is_read_again(world: World) -> None:
     ]
     assert world.stop.waits == [0.5, 1.0, 2.0]
     assert world.count("spectra_consumed_total") == 2 * N
+
+
+def test_a_file_that_is_gone_is_waited_for_and_then_a_dead_letter(world: World) -> None:
+    """Until GONE_AFTER_S after its announcement it is looked for again, then its neighbours go on without it."""
+
+    def gone(message: Message) -> Spectra:
+        world.clock[0] += GONE_AFTER_S / 4
+        if message.offset == 0:
+            raise Gone("no such file")
+        return read(message)
+
+    world.announce(petal(1), petal(2))
+    world.daemon(gone).run(drain=True)
+    assert len(world.stop.waits) == 3
+    (letter,) = world.read(TOPICS.deadletters)
+    assert letter.value == petal(1)
+    assert letter.header("deadletter-reason") == "no such file"
+    assert [message.header("input") for message in world.read(TOPICS.scores)] == ["t.spectra/0/1"]
+    assert world.n_committed() == 2
 
 
 def test_a_file_that_stays_away_ends_the_daemon(world: World) -> None:

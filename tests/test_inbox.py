@@ -11,7 +11,7 @@ import pytest
 
 from latenight.announce import make_record, pointer_for
 from latenight.desi import read_coadd
-from latenight.errors import BadInput, Unavailable
+from latenight.errors import BadInput, Gone, Unavailable
 from latenight.inbox import read_message
 from latenight.wire import CONTENT_POINTER, encode_pointer
 from tests.coadds import REDROCK_NAME, write_coadd
@@ -102,12 +102,39 @@ class TestChanges:
         with pytest.raises(BadInput, match="has 9 spectra, but 8 were announced"):
             read_message(encode_pointer(replace(pointer_for(coadd), n=8)), POINTER)
 
-    def test_a_missing_file_may_come_back(self, coadd: Path) -> None:
-        """A pointer to a file that is not there is Unavailable."""
+
+class TestMissing:
+    def test_a_file_missing_among_others_is_gone(self, coadd: Path) -> None:
+        """The coadd or its redrock file is not there, its folder holds others: Gone, which is Unavailable, too."""
         message = encode_pointer(pointer_for(coadd))
-        coadd.unlink()
-        with pytest.raises(Unavailable, match="No such file"):
+        redrock = coadd.with_name(REDROCK_NAME)
+        away = redrock.rename(redrock.with_suffix(".away"))
+        with pytest.raises(Gone, match=f"{redrock}: No such file"):
             read_message(message, POINTER)
+        away.rename(redrock)
+        coadd.unlink()
+        with pytest.raises(Gone, match=f"{coadd}: No such file"):
+            read_message(message, POINTER, [coadd.parent])
+
+    def test_a_removed_folder_is_gone(self, coadd: Path, tmp_path: Path) -> None:
+        """A folder that was removed under a root that holds others takes its files with it."""
+        message = encode_pointer(pointer_for(coadd))
+        coadd.parent.rename(tmp_path / "elsewhere")
+        with pytest.raises(Gone, match="No such file"):
+            read_message(message, POINTER, [tmp_path])
+
+    def test_a_file_system_that_is_away_only_delays(self, coadd: Path, tmp_path: Path) -> None:
+        """The root is missing, or empty as a mount point is: Unavailable and not Gone, and then it comes back."""
+        message, root = encode_pointer(pointer_for(coadd)), coadd.parent
+        away = root.rename(tmp_path / "away")
+        for _ in ("missing", "empty"):
+            with pytest.raises(Unavailable) as caught:
+                read_message(message, POINTER, [root])
+            assert not isinstance(caught.value, Gone)
+            root.mkdir(exist_ok=True)
+        root.rmdir()
+        away.rename(root)
+        assert len(read_message(message, POINTER, [root])) == 9
 
 
 def test_pointers_without_redrock_find_it_later(coadd: Path) -> None:

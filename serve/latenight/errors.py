@@ -3,6 +3,7 @@
 LatenightError
 |-- BadInput            the message or file is wrong: dead letter, its neighbours in the batch survive
 |-- Unavailable         something outside is away for now: retry with backoff, nothing is committed
+|   `-- Gone            a file is missing on a file system that is there: dead letter if it stays so
 |-- StartupError        the daemon cannot do its job: exit 3
 `-- TooManyDeadLetters  the dead-letter ratio is over its cap: exit 4, the topic is not drained
 """
@@ -20,6 +21,10 @@ class BadInput(LatenightError):
 
 class Unavailable(LatenightError):
     """Something outside (broker, file system) does not answer now and may answer later."""
+
+
+class Gone(Unavailable):
+    """A file is not there, though its file system is: deleted, or announced before all hosts see it."""
 
 
 class StartupError(LatenightError):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latenight.desi import read_coadd
-from latenight.errors import BadInput, Unavailable
+from latenight.errors import BadInput, Gone, Unavailable
 from latenight.wire import CONTENT_ARROW, CONTENT_POINTER, decode_pointer, decode_spectra
 
 if TYPE_CHECKING:
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
 # File systems differ in how finely they store and report the same mtime; a coadd takes longer to write.
 MTIME_TOLERANCE_S = 1e-3
+# Why a path that nobody could follow cannot be followed; every other error is the file system's.
+BAD_PATH = (errno.ELOOP, errno.ENAMETOOLONG)
 
 
 def read_message(value: bytes, headers: Headers, roots: Sequence[Path] = ()) -> Spectra:
@@ -31,7 +36,8 @@ def read_message(value: bytes, headers: Headers, roots: Sequence[Path] = ()) -> 
     Raises:
         BadInput: wrong content type or payload, a file outside roots or changed since it was announced, or
             not a coadd; the daemon sends the message to the dead letters.
-        Unavailable: the file is not there or cannot be read now; the daemon retries.
+        Gone: a file is missing on a file system that is there; the daemon waits a little for it.
+        Unavailable: the file system is away or does not answer well; the daemon retries.
     """
     content_type = next((text for name, text in reversed(headers) if name == "content-type"), b"").decode(
         errors="replace"
@@ -45,9 +51,8 @@ def read_message(value: bytes, headers: Headers, roots: Sequence[Path] = ()) -> 
 
 def _read_pointed(pointer: Pointer, roots: Sequence[Path]) -> Spectra:
     path, redrock = Path(pointer.path), Path(pointer.redrock) if pointer.redrock else None
-    for file in filter(None, (path, redrock)):
-        _confine(file, roots)
-    _check_unchanged(path, pointer)
+    found = [_find(file, roots) for file in (path, redrock) if file is not None]
+    _check_unchanged(path, found[0], pointer)
     spectra = read_coadd(path, redrock)
     if len(spectra) != pointer.n:
         raise BadInput(f"{path}: has {len(spectra)} spectra, but {pointer.n} were announced")
@@ -59,15 +64,38 @@ def _confine(path: Path, roots: Sequence[Path]) -> None:
         resolved = path.resolve()
         is_inside = not roots or any(resolved.is_relative_to(root.resolve()) for root in roots)
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+        if isinstance(error, OSError) and error.errno not in BAD_PATH:
+            raise Unavailable(f"{path}: {error.strerror}") from error
         raise BadInput(f"{path}: cannot be resolved: {error}") from error
     if not is_inside:
         raise BadInput(f"{path}: lies outside the allowed roots {', '.join(map(str, roots))}")
 
 
-def _check_unchanged(path: Path, pointer: Pointer) -> None:
+def _find(path: Path, roots: Sequence[Path]) -> os.stat_result:
+    """The status of a file; if it is missing, tells whether it or its file system is gone."""
+    _confine(path, roots)
     try:
-        found = path.stat()
+        try:
+            return path.stat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if _is_mounted(path, roots):
+                raise Gone(f"{path}: {error.strerror}, but its file system is there") from error
+            raise
     except OSError as error:
         raise Unavailable(f"{path}: {error.strerror}") from error
+
+
+def _is_mounted(path: Path, roots: Sequence[Path]) -> bool:
+    """Whether the file system of a missing file is there: one that is not leaves no folder, or an empty one."""
+    folders = list(path.resolve().parents)[:-1]  # the last is /
+    for folder in folders:
+        if roots and not any(folder.is_relative_to(root.resolve()) for root in roots):
+            break
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+            return any(entries)
+    return False
+
+
+def _check_unchanged(path: Path, found: os.stat_result, pointer: Pointer) -> None:
     if found.st_size != pointer.size or abs(found.st_mtime - pointer.mtime) > MTIME_TOLERANCE_S:
         raise BadInput(f"{path}: changed since it was announced; announce it again")

@@ -14,7 +14,7 @@ import numpy as np
 import latenight
 from latenight.alert import encode_alert, make_alert
 from latenight.broker import Headers, Message, Record
-from latenight.errors import BadInput
+from latenight.errors import BadInput, Gone
 from latenight.policy import Decision, alert_threshold, decide
 from latenight.wire import CONTENT_ARROW, encode_scores
 
@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 CONTENT_JSON = "application/json"
 MAX_REASON = 1000  # characters of a reason in a header
+# A file that is missing so long after its announcement will not come: NFS clients remember for up to 60 s that a
+# name did not exist (acdirmax, nfs(5)).
+GONE_AFTER_S = 120.0
 
 
 class SpectraScorer(Protocol):
@@ -124,7 +127,7 @@ class Desk:
 
 
 def deal_with(desk: Desk, message: Message) -> Outcome:
-    """Read, score and judge one message; bad input becomes a dead letter.
+    """Read, score and judge one message; bad input becomes a dead letter, and so does a file that is gone.
 
     Raises:
         Unavailable: the file cannot be read now.
@@ -133,6 +136,10 @@ def deal_with(desk: Desk, message: Message) -> Outcome:
         with desk.metrics.stage_duration_seconds.labels(stage="read").time():
             spectra = desk.read(message)
     except BadInput as error:
+        return _reject(desk, message, "read", error)
+    except Gone as error:
+        if desk.now() - message.timestamp_ms / 1000 < GONE_AFTER_S:
+            raise
         return _reject(desk, message, "read", error)
     try:
         with desk.metrics.stage_duration_seconds.labels(stage="score").time():
@@ -167,7 +174,7 @@ def _accept(desk: Desk, message: Message, spectra: Spectra) -> Outcome:
     )
 
 
-def _reject(desk: Desk, message: Message, stage: str, error: BadInput) -> Outcome:
+def _reject(desk: Desk, message: Message, stage: str, error: BadInput | Gone) -> Outcome:
     """A dead letter: the message as it came, and why it was refused, in headers."""
     reason = str(error)[:MAX_REASON]
     log.warning("rejected", extra={"fields": {"message": str(message), "stage": stage, "reason": reason}})
