@@ -312,16 +312,17 @@ def test_a_drain_ends_with_what_the_topic_held_at_the_start(world: World) -> Non
     assert world.n_committed() < len(world.read(TOPICS.spectra))
 
 
-def test_a_stop_finishes_the_batch_and_commits_it(world: World) -> None:
-    """Told to stop while it reads, the daemon publishes what it has begun, and leaves the rest."""
+def test_a_stop_finishes_the_message_and_commits_it(world: World) -> None:
+    """Told to stop while it reads, the daemon publishes what it has begun, and leaves the rest of the batch."""
 
     def stopping(message: Message) -> Spectra:
-        world.stop.set()
+        if message.offset == 5:
+            world.stop.set()
         return read(message)
 
     world.announce(*[petal(seed) for seed in range(8)])
     world.daemon(stopping).run()
-    assert world.n_committed() == len(world.read(TOPICS.scores)) == 4
+    assert world.n_committed() == len(world.read(TOPICS.scores)) == 6
 
 
 def test_what_is_counted_adds_up(world: World) -> None:

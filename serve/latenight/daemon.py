@@ -22,7 +22,7 @@ from latenight.policy import PER
 if TYPE_CHECKING:
     from threading import Event
 
-    from latenight.broker import Sink, Source
+    from latenight.broker import Message, Sink, Source
     from latenight.health import Health
 
 log = logging.getLogger(__name__)
@@ -102,9 +102,9 @@ class Daemon:
         if messages:
             oldest = min(message.timestamp_ms for message in messages) / 1000
             self._desk.metrics.oldest_unscored_age_seconds.set(max(0.0, self._desk.now() - oldest))
-            outcomes = [deal_with(self._desk, message) for message in messages]
+            outcomes = self._deal_with(messages)
             self._check_ratio(outcomes)
-            self._publish([record for outcome in outcomes for record in outcome.records])
+            self._publish(outcomes)
             self._rejected.extend(bool(outcome.rejected) for outcome in outcomes)
             self._account(outcomes, time.monotonic() - started)
         self._show_lag()
@@ -113,11 +113,21 @@ class Daemon:
             self._sink.publish([self._heartbeat()])
         return len(messages)
 
-    def _publish(self, records: list[Record]) -> None:
+    def _deal_with(self, messages: list[Message]) -> list[Outcome]:
+        """What becomes of the messages, or of those before a stop: a batch may take longer than a stop may."""
+        outcomes = []
+        for message in messages:
+            outcomes.append(deal_with(self._desk, message))
+            if self._stop.is_set():
+                break
+        return outcomes
+
+    def _publish(self, outcomes: list[Outcome]) -> None:
         metrics, result = self._desk.metrics, "aborted"
+        records = [record for outcome in outcomes for record in outcome.records]
         try:
             with metrics.stage_duration_seconds.labels(stage="publish").time():
-                self._sink.publish(records, self._source.consumed())
+                self._sink.publish(records, self._source.consumed(outcome.message for outcome in outcomes))
             result = "committed"
         finally:
             metrics.transactions_total.labels(result=result).inc()

@@ -154,10 +154,8 @@ def test_publishing_and_consumed_offsets_are_one_step(broker: Broker, topics: To
     fill(broker, records(topics.spectra, 5))
     source = broker.source([topics.spectra], group=topics.prefix)
     sink = broker.sink(instance=topics.prefix)
-    take(source, 3)
-    sink.publish(
-        [Record(topics.scores, b"k", b"scores"), Record(topics.alerts, b"k", b"alert")], source.consumed()
-    )
+    consumed = source.consumed(take(source, 3))
+    sink.publish([Record(topics.scores, b"k", b"scores"), Record(topics.alerts, b"k", b"alert")], consumed)
     take(source, 2)
     source.close()
     sink.close()
@@ -173,16 +171,26 @@ def test_nothing_of_a_failed_publication_is_visible(broker: Broker, topics: Topi
     fill(broker, records(topics.spectra, 4))
     gone = broker.source([topics.spectra], group=topics.prefix)
     sink = broker.sink(instance=topics.prefix)
-    take(gone, 4)
-    consumed = gone.consumed()
+    consumed = gone.consumed(take(gone, 4))
     gone.close()
     with pytest.raises(Unavailable):
         sink.publish([Record(topics.scores, b"k", b"undone")], consumed)
     successor = broker.source([topics.spectra], group=topics.prefix)
-    take(successor, 4)
-    sink.publish([Record(topics.scores, b"k", b"done")], successor.consumed())
+    sink.publish([Record(topics.scores, b"k", b"done")], successor.consumed(take(successor, 4)))
     assert values(read_all(broker, topics.scores)) == [b"done"]
     successor.close()
+    sink.close()
+
+
+def test_a_part_of_a_batch_can_be_committed(broker: Broker, topics: Topics) -> None:
+    """The place that is committed lies behind the messages that were dealt with, not behind those polled."""
+    fill(broker, records(topics.spectra, 5))
+    source = broker.source([topics.spectra], group=topics.prefix)
+    sink = broker.sink(instance=topics.prefix)
+    sink.publish([], source.consumed(take(source, 4)[:3]))
+    source.rewind()
+    assert [message.offset for message in take(source, 2)] == [3, 4]
+    source.close()
     sink.close()
 
 
@@ -191,8 +199,7 @@ def test_a_transaction_may_publish_nothing(broker: Broker, topics: Topics) -> No
     fill(broker, records(topics.spectra, 2))
     source = broker.source([topics.spectra], group=topics.prefix)
     sink = broker.sink(instance=topics.prefix)
-    take(source, 1)
-    sink.publish([], source.consumed())
+    sink.publish([], source.consumed(take(source, 1)))
     source.rewind()
     assert [message.offset for message in take(source, 1)] == [1]
     sink.publish([Record(topics.status, None, b"alive")])

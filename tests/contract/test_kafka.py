@@ -14,7 +14,7 @@ from latenight.broker.kafka import KafkaBroker
 from latenight.broker.kafka_sink import within
 from latenight.broker.topics import MAX_MESSAGE_BYTES, Topics
 from latenight.errors import Unavailable
-from tests.contract.test_broker import read_all, values
+from tests.contract.test_broker import fill, read_all, records, take, values
 from tests.kafka_server import free_ports
 
 
@@ -41,6 +41,18 @@ def test_a_transaction_left_open_is_undone_by_the_successor(broker: KafkaBroker,
     assert values(read_all(broker, topics.scores)) == [b"finished"]
     dead.close()
     successor.close()
+
+
+@pytest.mark.kafka
+def test_a_member_that_fell_out_of_its_group_commits_nothing(broker: KafkaBroker, topics: Topics) -> None:
+    """Without its place in the group a member publishes nothing, even if the group is empty by then."""
+    fill(broker, records(topics.spectra, 2))
+    source = broker.source([topics.spectra], group=topics.prefix, instance="pod-0")
+    messages = take(source, 2)
+    source._consumer._coordinator.reset_generation()  # what the heartbeat does when the broker knows us no more
+    with pytest.raises(Unavailable, match="took the partitions away"):
+        source.consumed(messages)
+    source.close()
 
 
 @pytest.mark.kafka

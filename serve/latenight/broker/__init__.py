@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from latenight.errors import LatenightError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 Headers = tuple[tuple[str, bytes], ...]
 Partition = tuple[str, int]  # topic, number
@@ -98,8 +98,12 @@ class Source(Protocol):
             PlaceLost: another process runs under the same instance name.
         """
 
-    def consumed(self) -> Consumed:
-        """What poll has returned since the last call or commit, to be given to Sink.publish once."""
+    def consumed(self, messages: Iterable[Message]) -> Consumed:
+        """The place behind these messages of the last poll, to be given to Sink.publish.
+
+        Raises:
+            Unavailable: the group has taken their partitions from this member.
+        """
 
     def commit(self) -> None:
         """Commit what poll has returned since the last commit, where nothing is published with it.
@@ -175,6 +179,11 @@ class Broker(Protocol):
 
     def missing(self, topics: Sequence[str]) -> list[str]:
         """Those of the topics that do not exist."""
+
+
+def next_offsets(messages: Iterable[Message]) -> dict[Partition, int]:
+    """The offset behind the last of the messages, of each of their partitions."""
+    return {(message.topic, message.partition): message.offset + 1 for message in messages}
 
 
 def has_reached(positions: Mapping[Partition, int], ends: Mapping[Partition, int]) -> bool:

@@ -10,20 +10,23 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.errors import KafkaError
 from kafka.structs import MemberState, OffsetAndMetadata, TopicPartition
 
-from latenight.broker import Consumed, Message, Partition, Start
+from latenight.broker import Consumed, Message, Partition, Start, next_offsets
 from latenight.broker.kafka_errors import translated
 from latenight.broker.kafka_sink import KafkaSink
 from latenight.broker.topics import MAX_MESSAGE_BYTES, MIB
-from latenight.errors import StartupError
+from latenight.errors import StartupError, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 REQUEST_MS = 30_000  # one request; a broker that is killed and started again answers after about 25 s
 # An open transaction blocks every read_committed reader: this long if we die inside one and never come back.
 TRANSACTION_MS = 30_000
-# Between two polls lie the scoring of a batch and the retries of a file system that is away.
-MAX_POLL_INTERVAL_MS = 900_000
+# Between two polls lies the scoring of a batch. A rebalance waits as long for a member that does not poll; the
+# watchdog ends one that hangs before.
+MAX_POLL_INTERVAL_MS = 600_000
+# The partitions of a member that died wait so long for it to come back under its name (Kafka's own default).
+SESSION_MS = 45_000
 # A fetch returns up to this much of each partition and always at least one message, whatever its size.
 FETCH_BYTES = 8 * MIB
 
@@ -61,6 +64,7 @@ class KafkaBroker:
                 partition_assignment_strategy=[CooperativeStickyAssignor()],
                 max_partition_fetch_bytes=FETCH_BYTES,
                 max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+                session_timeout_ms=SESSION_MS,
                 allow_auto_create_topics=False,
             )
             numbers = {topic: consumer.partitions_for_topic(topic) for topic in topics}
@@ -140,10 +144,16 @@ class KafkaSource:
         messages = [_message(record) for records in polled.values() for record in records]
         return [message for message in messages if message.timestamp_ms >= self._since_ms]
 
-    def consumed(self) -> Consumed:
-        """What poll has returned since the last call or commit."""
-        offsets = {(topic, n): place.offset for (topic, n), place in self._take().items()}
-        return Consumed(offsets, self._consumer.group_metadata())
+    def consumed(self, messages: Iterable[Message]) -> Consumed:
+        """The place behind these messages of the last poll."""
+        offsets = next_offsets(messages)
+        member = self._consumer.group_metadata()
+        # A member that fell out of its group has no generation, and the broker takes a commit without one for
+        # that of a lone reader: it accepts it while the group is empty, whoever read in between.
+        if member.generation_id < 0 or not offsets.keys() <= set(map(tuple, self._consumer.assignment())):
+            raise Unavailable("the group took the partitions away while their messages were being scored")
+        self._fresh = {}
+        return Consumed(offsets, member)
 
     def commit(self) -> None:
         """Commit what poll has returned since the last commit."""

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from threading import Condition
 from typing import TYPE_CHECKING
 
-from latenight.broker import Consumed, Message, Partition, PlaceLost, Record, Start
+from latenight.broker import Consumed, Message, Partition, PlaceLost, Record, Start, next_offsets
 from latenight.errors import StartupError, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
 @dataclass
@@ -142,15 +142,16 @@ class MemorySource:
                 self._fresh[message.topic, message.partition] = message.offset + 1
         return [message for message in messages if message.timestamp_ms >= self._since]
 
-    def consumed(self) -> Consumed:
-        """What poll has returned since the last call or commit."""
-        offsets, self._fresh = self._fresh, {}
-        return Consumed(offsets, self)
+    def consumed(self, messages: Iterable[Message]) -> Consumed:
+        """The place behind these messages of the last poll."""
+        self._fresh = {}
+        return Consumed(next_offsets(messages), self)
 
     def commit(self) -> None:
         """Commit what poll has returned since the last commit."""
         with self._broker.changed:
-            self.commit_offsets(self.consumed().offsets)
+            offsets, self._fresh = self._fresh, {}
+            self.commit_offsets(offsets)
 
     def commit_offsets(self, offsets: Mapping[Partition, int]) -> None:
         """Keep the offsets as the group's place, if this member still owns the partitions."""

@@ -87,6 +87,7 @@ def serve(
     from latenight.outcome import Desk
     from latenight.scorer import load_scorer
     from latenight.session import fell_back
+    from latenight.watchdog import watched
 
     stop, metrics, health = stop_on_signals(), Metrics(), Health()
     with ExitStack() as stack:
@@ -97,6 +98,7 @@ def serve(
         metrics.provider_fallback.set(fell_back(device, scorer.provider))
         if missing := broker.missing(list(topics.settings())):
             raise StartupError(f"no such topics: {', '.join(missing)}; run: latenight topics create")
+        stack.enter_context(watched(health, stop))
         # The sink first: it ends what a predecessor left open, so that the committed place is known.
         sink = broker.sink(instance=f"{topics.prefix}-{group}-{instance}")
         stack.enter_context(closing(sink))
