@@ -18,7 +18,8 @@ from latenight.broker.topics import Topics
 from latenight.cli import main
 from latenight.errors import BadInput, Unavailable
 from latenight.inbox import read_message
-from latenight.wire import CONTENT_ARROW, CONTENT_POINTER, decode_pointer, decode_spectra
+from latenight.pointer import CONTENT_POINTER, decode_pointer
+from latenight.wire import CONTENT_ARROW, decode_spectra
 from tests.coadds import NAME, REDROCK_NAME, coadd_hdus, write_coadd, write_hdus
 from tests.fakes import make_spectra
 

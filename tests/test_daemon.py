@@ -201,6 +201,33 @@ def test_a_file_that_is_gone_is_waited_for_and_then_a_dead_letter(world: World) 
     assert world.n_committed() == 2
 
 
+def test_waiting_for_a_file_that_is_gone_ends_within_the_retries(world: World) -> None:
+    """The waits of the daemon outlast the limit: a deleted file never ends it, nor blocks its partition."""
+
+    def gone(message: Message) -> Spectra:
+        if world.stop.waits:
+            world.clock[0] += world.stop.waits[-1] or 0.0
+        raise Gone("no such file")
+
+    world.announce(petal(1))
+    world.daemon(gone).run(drain=True)
+    assert len(world.read(TOPICS.deadletters)) == 1
+    assert GONE_AFTER_S <= sum(wait or 0.0 for wait in world.stop.waits) < 2 * GONE_AFTER_S
+
+
+def test_a_time_stamp_of_the_future_buys_no_patience(world: World) -> None:
+    """A message that claims to come from tomorrow and points to a deleted file is a dead letter at once."""
+
+    def gone(message: Message) -> Spectra:
+        raise Gone("no such file")
+
+    world.announce(petal(1))
+    world.clock[0] -= 86_400.0
+    world.daemon(gone).run(drain=True)
+    assert len(world.read(TOPICS.deadletters)) == 1
+    assert world.stop.waits == []
+
+
 def test_a_file_that_stays_away_ends_the_daemon(world: World) -> None:
     """After all retries the error is raised; nothing is published and nothing committed."""
 

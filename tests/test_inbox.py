@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from latenight import inbox
 from latenight.announce import make_record, pointer_for
 from latenight.desi import read_coadd
 from latenight.errors import BadInput, Gone, Unavailable
 from latenight.inbox import read_message
-from latenight.wire import CONTENT_POINTER, encode_pointer
-from tests.coadds import REDROCK_NAME, write_coadd
+from latenight.pointer import CONTENT_POINTER, encode_pointer
+from tests.coadds import NAME, REDROCK_NAME, write_coadd
 from tests.fakes import assert_same_tables, make_spectra
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from latenight.announce import Payload
+    from latenight.spectra import Spectra
 
 POINTER = (("content-type", CONTENT_POINTER.encode()),)
 
@@ -82,10 +85,10 @@ class TestRoots:
             read_message(encode_pointer(pointer), POINTER, [coadd.parent])
 
     def test_circular_links_are_refused(self, coadd: Path, tmp_path: Path) -> None:
-        """A pointer to links in a circle is BadInput or, where they cannot be told, Unavailable."""
+        """A pointer to links in a circle is BadInput."""
         (tmp_path / "a").symlink_to(tmp_path / "b")
         (tmp_path / "b").symlink_to(tmp_path / "a")
-        with pytest.raises((BadInput, Unavailable), match="/a: "):
+        with pytest.raises(BadInput, match="/a: "):
             read_message(encode_pointer(replace(pointer_for(coadd), path=str(tmp_path / "a"))), POINTER)
 
 
@@ -102,39 +105,103 @@ class TestChanges:
         with pytest.raises(BadInput, match="has 9 spectra, but 8 were announced"):
             read_message(encode_pointer(replace(pointer_for(coadd), n=8)), POINTER)
 
+    def test_a_file_that_is_replaced_before_it_is_opened_is_refused(
+        self, coadd: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A new reduction that comes between the check and the reading is not scored as the old one."""
+        message = encode_pointer(pointer_for(coadd))
+
+        def read_another(path: Path, redrock: Path | None) -> Spectra:
+            write_coadd(coadd.parent, make_spectra(9, seed=2))
+            os.utime(coadd, (2_000_000_000, 2_000_000_000))
+            return read_coadd(path, redrock)
+
+        monkeypatch.setattr(inbox, "read_coadd", read_another)
+        with pytest.raises(BadInput, match="changed since it was announced"):
+            read_message(message, POINTER)
+
 
 class TestMissing:
-    def test_a_file_missing_among_others_is_gone(self, coadd: Path) -> None:
-        """The coadd or its redrock file is not there, its folder holds others: Gone, which is Unavailable, too."""
+    @pytest.mark.parametrize("name", [NAME, REDROCK_NAME])
+    def test_a_file_that_is_gone_is_missing(self, coadd: Path, name: str) -> None:
+        """A coadd or redrock file that is not there, while its root holds others, is Gone."""
         message = encode_pointer(pointer_for(coadd))
-        redrock = coadd.with_name(REDROCK_NAME)
-        away = redrock.rename(redrock.with_suffix(".away"))
-        with pytest.raises(Gone, match=f"{redrock}: No such file"):
-            read_message(message, POINTER)
-        away.rename(redrock)
-        coadd.unlink()
-        with pytest.raises(Gone, match=f"{coadd}: No such file"):
-            read_message(message, POINTER, [coadd.parent])
+        (coadd.parent / name).unlink()
+        for roots in ([], [coadd.parent], [coadd.parent.parent]):
+            with pytest.raises(Gone, match=f"{name}: No such file"):
+                read_message(message, POINTER, roots)
 
-    def test_a_removed_folder_is_gone(self, coadd: Path, tmp_path: Path) -> None:
-        """A folder that was removed under a root that holds others takes its files with it."""
+    def test_a_folder_that_is_gone_is_missing(self, coadd: Path, tmp_path: Path) -> None:
+        """A folder that was removed, emptied or became a file took its files with it: Gone: its root is still there."""
         message = encode_pointer(pointer_for(coadd))
-        coadd.parent.rename(tmp_path / "elsewhere")
+        shutil.rmtree(coadd.parent)
+        (tmp_path / "another").touch()
         with pytest.raises(Gone, match="No such file"):
             read_message(message, POINTER, [tmp_path])
+        coadd.parent.mkdir()
+        with pytest.raises(Gone, match="No such file"):
+            read_message(message, POINTER, [tmp_path])
+        coadd.parent.rmdir()
+        coadd.parent.touch()
+        with pytest.raises(Gone, match="Not a directory"):
+            read_message(message, POINTER, [tmp_path])
 
-    def test_a_file_system_that_is_away_only_delays(self, coadd: Path, tmp_path: Path) -> None:
-        """The root is missing, or empty as a mount point is: Unavailable and not Gone, and then it comes back."""
-        message, root = encode_pointer(pointer_for(coadd)), coadd.parent
-        away = root.rename(tmp_path / "away")
-        for _ in ("missing", "empty"):
-            with pytest.raises(Unavailable) as caught:
-                read_message(message, POINTER, [root])
-            assert not isinstance(caught.value, Gone)
-            root.mkdir(exist_ok=True)
-        root.rmdir()
-        away.rename(root)
-        assert len(read_message(message, POINTER, [root])) == 9
+    @pytest.mark.parametrize("is_empty", [True, False])
+    def test_a_file_system_that_is_away_is_waited_for(
+        self, coadd: Path, tmp_path: Path, is_empty: bool
+    ) -> None:
+        """While the root is not there, or an empty mount point, its files are Unavailable and not Gone."""
+        message = encode_pointer(pointer_for(coadd))
+        coadd.parent.rename(tmp_path / "unmounted")
+        if is_empty:
+            coadd.parent.mkdir()
+        with pytest.raises(Unavailable, match="No such file") as caught:
+            read_message(message, POINTER, [coadd.parent])
+        assert not isinstance(caught.value, Gone)
+        shutil.rmtree(coadd.parent, ignore_errors=True)
+        (tmp_path / "unmounted").rename(coadd.parent)
+        assert len(read_message(message, POINTER, [coadd.parent])) == 9
+
+    def test_a_file_system_that_comes_back_meanwhile_has_lost_nothing(
+        self, coadd: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """If the root comes back between the look for the file and the look at the root, it is Unavailable."""
+        message = encode_pointer(pointer_for(coadd))
+        coadd.parent.rename(coadd.parent.with_name("unmounted"))
+        holds_something = inbox._holds_something
+
+        def come_back(root: Path) -> bool:
+            coadd.parent.with_name("unmounted").rename(coadd.parent)
+            return holds_something(root)
+
+        monkeypatch.setattr(inbox, "_holds_something", come_back)
+        with pytest.raises(Unavailable) as caught:
+            read_message(message, POINTER, [coadd.parent])
+        assert not isinstance(caught.value, Gone)
+
+
+class TestSpecialFiles:
+    def test_a_fifo_is_refused_at_once(self, coadd: Path) -> None:
+        """A FIFO under the announced name is BadInput; opening it would wait for a writer for ever."""
+        message = encode_pointer(pointer_for(coadd))
+        coadd.unlink()
+        os.mkfifo(coadd)
+        with pytest.raises(BadInput, match="not a regular file"):
+            read_message(message, POINTER)
+
+    @pytest.mark.parametrize("path", ["/dev/zero", "/dev/tty", "/"])
+    def test_devices_and_directories_are_refused(self, coadd: Path, path: str) -> None:
+        """A pointer to a device or a directory is BadInput, for the coadd and for its redrock file."""
+        pointer = pointer_for(coadd)
+        for wrong in (replace(pointer, path=path, size=0), replace(pointer, redrock=path)):
+            with pytest.raises(BadInput, match="not a regular file"):
+                read_message(encode_pointer(wrong), POINTER)
+
+    def test_a_name_that_no_file_can_have_is_refused(self, coadd: Path) -> None:
+        """A path that is too long is BadInput: it will never be there."""
+        long = replace(pointer_for(coadd), path="/" + "x" * 5000)
+        with pytest.raises(BadInput, match="too long"):
+            read_message(encode_pointer(long), POINTER)
 
 
 def test_pointers_without_redrock_find_it_later(coadd: Path) -> None:

@@ -25,7 +25,7 @@ OWNERS = {
 }
 TRAINING = {"torch", "onnx", "onnxscript", "tqdm"}  # the trainer is made of these; serving never sees them
 FOUNDATION = {"latenight", "latenight.errors", "latenight.spectra", "latenight.scores"}
-COMMANDS = {"latenight.cli", "latenight.cli.base", "latenight.cli.files", "latenight.cli.kafka"}
+COMMANDS = {"latenight.cli", *(f"latenight.cli.{name}" for name in ("base", "files", "kafka", "upkeep"))}
 TOP = {*COMMANDS, "latenight.__main__"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ from latenight import wire
 from latenight.errors import BadInput
 from latenight.scores import SCORES
 from latenight.spectra import N_PIX, TABLE
-from latenight.wire import Pointer
 from tests.fakes import FakeScorer, assert_same_tables, make_spectra
 
 if TYPE_CHECKING:
@@ -27,18 +25,6 @@ if TYPE_CHECKING:
     from latenight.scores import Scores
     from latenight.spectra import Spectra
 
-POINTER = Pointer(
-    path="/data/coadd-0-1000-thru20260101.fits",
-    size=223_000_000,
-    mtime=1767225600.123456,
-    redrock="/data/redrock-0-1000-thru20260101.fits",
-    tileid=1000,
-    petal=0,
-    night=20260101,
-    survey="main",
-    program="dark",
-    n=500,
-)
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=16)
 
 
@@ -195,49 +181,6 @@ class TestSpectra:
 
 
 ONE = wire.encode_spectra(make_spectra(1, seed=0))
-
-
-class TestPointer:
-    @pytest.mark.parametrize("pointer", [POINTER, Pointer("/\udcff", 0, 0.0, None, -1, -1, -1, "", "", 1)])
-    def test_comes_back(self, pointer: Pointer) -> None:
-        """A pointer survives the wire, also with unknown facts and a path that is no text."""
-        assert wire.decode_pointer(wire.encode_pointer(pointer)) == pointer
-
-    def test_whole_seconds_are_a_time(self) -> None:
-        """A publisher whose language writes 1767225600.0 as 1767225600 is understood."""
-        content = json.loads(wire.encode_pointer(POINTER)) | {"mtime": 1767225600}
-        assert wire.decode_pointer(json.dumps(content).encode()).mtime == pytest.approx(1767225600.0)
-
-    def test_unknown_keys_are_ignored(self) -> None:
-        """A newer publisher may say more."""
-        content = json.loads(wire.encode_pointer(POINTER)) | {"specprod": "daily"}
-        assert wire.decode_pointer(json.dumps(content).encode()) == POINTER
-
-    @pytest.mark.parametrize(
-        ("field", "value"),
-        [
-            *[(field, None) for field in ("path", "size", "mtime", "tileid", "night", "survey", "n")],
-            *[("path", value) for value in ("", "relative.fits", "/a\0b", 3)],
-            *[("size", value) for value in (-1, 1.5, True, "1", 10**400)],
-            *[("mtime", value) for value in (float("nan"), float("inf"), "now", 10**400)],
-            ("redrock", "redrock.fits"),
-            ("tileid", -2),
-            ("n", 0),
-        ],
-    )
-    def test_wrong_fields_are_named(self, field: str, value: object) -> None:
-        """A field that is missing or of wrong type or range is BadInput that names it."""
-        content = json.loads(wire.encode_pointer(POINTER)) | {field: value}
-        with pytest.raises(BadInput, match=f"pointer: {field} is"):
-            wire.decode_pointer(json.dumps(content).encode())
-
-    @pytest.mark.parametrize(
-        "data", [b"", b"\xff", b"[]", b"{}", b'{"schema": "latenight.coadd/2"}', b"[" * 100_000, b"9" * 5000]
-    )
-    def test_what_is_no_pointer_is_bad_input(self, data: bytes) -> None:
-        """Anything but a JSON object of our schema is BadInput."""
-        with pytest.raises(BadInput, match="pointer: not"):
-            wire.decode_pointer(data)
 
 
 class TestScores:

@@ -12,7 +12,8 @@ from latenight.broker import Record
 from latenight.broker.topics import MAX_MESSAGE_BYTES
 from latenight.desi import describe, find_coadds, read_coadd, redrock_beside
 from latenight.errors import BadInput, Unavailable
-from latenight.wire import CONTENT_ARROW, CONTENT_POINTER, Pointer, encode_pointer, encode_spectra
+from latenight.pointer import CONTENT_POINTER, Pointer, encode_pointer
+from latenight.wire import CONTENT_ARROW, encode_spectra
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latenight.desi import read_coadd
 from latenight.errors import BadInput, Gone, Unavailable
-from latenight.wire import CONTENT_ARROW, CONTENT_POINTER, decode_pointer, decode_spectra
+from latenight.pointer import CONTENT_POINTER, decode_pointer
+from latenight.wire import CONTENT_ARROW, decode_spectra
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from latenight.broker import Headers
+    from latenight.pointer import Pointer
     from latenight.spectra import Spectra
-    from latenight.wire import Pointer
 
 # File systems differ in how finely they store and report the same mtime; a coadd takes longer to write.
 MTIME_TOLERANCE_S = 1e-3
-# Why a path that nobody could follow cannot be followed; every other error is the file system's.
+# Why a path that nobody could follow cannot be followed.
 BAD_PATH = (errno.ELOOP, errno.ENAMETOOLONG)
+# What a file system that works says of a file that it does not give; every other error is its own.
+REFUSALS = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM)
 
 
 def read_message(value: bytes, headers: Headers, roots: Sequence[Path] = ()) -> Spectra:
@@ -51,9 +55,12 @@ def read_message(value: bytes, headers: Headers, roots: Sequence[Path] = ()) -> 
 
 def _read_pointed(pointer: Pointer, roots: Sequence[Path]) -> Spectra:
     path, redrock = Path(pointer.path), Path(pointer.redrock) if pointer.redrock else None
-    found = [_find(file, roots) for file in (path, redrock) if file is not None]
-    _check_unchanged(path, found[0], pointer)
+    for file in filter(None, (path, redrock)):
+        _confine(file, roots)
+        _find(file, roots)
+    _check_unchanged(path, pointer)
     spectra = read_coadd(path, redrock)
+    _check_unchanged(path, pointer)  # whoever replaced it before we opened it announces the new one
     if len(spectra) != pointer.n:
         raise BadInput(f"{path}: has {len(spectra)} spectra, but {pointer.n} were announced")
     return spectra
@@ -71,31 +78,51 @@ def _confine(path: Path, roots: Sequence[Path]) -> None:
         raise BadInput(f"{path}: lies outside the allowed roots {', '.join(map(str, roots))}")
 
 
-def _find(path: Path, roots: Sequence[Path]) -> os.stat_result:
-    """The status of a file; if it is missing, tells whether it or its file system is gone."""
-    _confine(path, roots)
+def _find(path: Path, roots: Sequence[Path]) -> None:
+    """Prove that the file can be opened; if not, tell whether it or its file system is gone."""
+    refusal = _refusal(path)
+    if refusal is None:
+        return
+    # Asked again after the file system has answered: it may have come back in between.
+    if refusal.errno in REFUSALS and _is_mounted(path, roots) and _refusal(path):
+        raise Gone(f"{path}: {refusal.strerror}, but its file system is there") from refusal
+    raise Unavailable(f"{path}: {refusal.strerror}") from refusal
+
+
+def _refusal(path: Path) -> OSError | None:
+    """Why the file cannot be opened now, None if it can.
+
+    Raises:
+        BadInput: it is no regular file (a FIFO or a terminal might keep us waiting for ever), or cannot be one.
+    """
     try:
-        try:
-            return path.stat()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            if _is_mounted(path, roots):
-                raise Gone(f"{path}: {error.strerror}, but its file system is there") from error
-            raise
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BadInput(f"{path}: is not a regular file")
+        with path.open("rb"):
+            return None
     except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror}") from error
+        if error.errno in BAD_PATH:
+            raise BadInput(f"{path}: {error.strerror}") from error
+        return error
 
 
 def _is_mounted(path: Path, roots: Sequence[Path]) -> bool:
-    """Whether the file system of a missing file is there: one that is not leaves no folder, or an empty one."""
-    folders = list(path.resolve().parents)[:-1]  # the last is /
+    """Whether the file system of a missing file is there: one that is not leaves no folder, or an empty one.
+
+    Its root tells. Without roots it is the nearest folder that is there; an empty one may be a mount point.
+    """
+    resolved = path.resolve()
+    folders = [root for root in roots if resolved.is_relative_to(root.resolve())] or resolved.parents
     for folder in folders:
-        if roots and not any(folder.is_relative_to(root.resolve()) for root in roots):
-            break
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
             return any(entries)
     return False
 
 
-def _check_unchanged(path: Path, found: os.stat_result, pointer: Pointer) -> None:
+def _check_unchanged(path: Path, pointer: Pointer) -> None:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise Unavailable(f"{path}: {error.strerror}") from error
     if found.st_size != pointer.size or abs(found.st_mtime - pointer.mtime) > MTIME_TOLERANCE_S:
         raise BadInput(f"{path}: changed since it was announced; announce it again")

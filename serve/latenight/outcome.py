@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-import latenight
 from latenight.alert import encode_alert, make_alert
 from latenight.broker import Headers, Message, Record
+from latenight.deadletters import dead_letter
 from latenight.errors import BadInput, Gone
 from latenight.policy import Decision, alert_threshold, decide
 from latenight.wire import CONTENT_ARROW, encode_scores
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONTENT_JSON = "application/json"
-MAX_REASON = 1000  # characters of a reason in a header
 # A file that is missing so long after its announcement will not come: NFS clients remember for up to 60 s that a
 # name did not exist (acdirmax, nfs(5)).
 GONE_AFTER_S = 120.0
@@ -138,7 +137,9 @@ def deal_with(desk: Desk, message: Message) -> Outcome:
     except BadInput as error:
         return _reject(desk, message, "read", error)
     except Gone as error:
-        if desk.now() - message.timestamp_ms / 1000 < GONE_AFTER_S:
+        # Its age tells, not the number of tries: that survives a restart, and a backlog of deleted files does
+        # not cost a wait each. A time stamp of the future buys no patience.
+        if 0 <= desk.now() - message.timestamp_ms / 1000 < GONE_AFTER_S:
             raise
         return _reject(desk, message, "read", error)
     try:
@@ -175,22 +176,10 @@ def _accept(desk: Desk, message: Message, spectra: Spectra) -> Outcome:
 
 
 def _reject(desk: Desk, message: Message, stage: str, error: BadInput | Gone) -> Outcome:
-    """A dead letter: the message as it came, and why it was refused, in headers."""
-    reason = str(error)[:MAX_REASON]
-    log.warning("rejected", extra={"fields": {"message": str(message), "stage": stage, "reason": reason}})
-    why = {
-        "stage": stage,
-        "reason": reason,
-        "topic": message.topic,
-        "partition": message.partition,
-        "offset": message.offset,
-        "timestamp-ms": message.timestamp_ms,
-        "version": latenight.__version__,
-    }
-    headers = tuple(
-        (f"deadletter-{name}", str(value).encode("utf-8", "replace")) for name, value in why.items()
-    )
-    letter = Record(desk.topics.deadletters, message.key, message.value, (*message.headers, *headers))
+    """A dead letter instead of scores."""
+    fields = {"message": str(message), "stage": stage, "reason": str(error)}
+    log.warning("rejected", extra={"fields": fields})
+    letter = dead_letter(desk.topics.deadletters, message, stage, str(error))
     return Outcome(message, (letter,), rejected=stage)
 
 

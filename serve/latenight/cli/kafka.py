@@ -1,4 +1,4 @@
-"""Commands on Kafka: serve, announce, alerts, topics."""
+"""The way of the data through Kafka: serve, announce, alerts."""
 
 from __future__ import annotations
 
@@ -203,22 +203,3 @@ def alerts(*, broker: Broker, topics: Topics, to: str, where: str, **options: An
             deliver(alert)
     except ValueError as error:  # of --to or --where
         raise click.UsageError(str(error)) from error
-
-
-@main.group()
-def topics() -> None:
-    """Look after the topics on Kafka."""
-
-
-@topics.command("create")
-@kafka_options
-@click.option(
-    "--partitions",
-    type=click.IntRange(1),
-    default=8,
-    help="Partitions of each topic: so many daemons can share the work.",
-)
-def create_topics(*, broker: Broker, topics: Topics, partitions: int) -> None:
-    """Create the topics that do not exist, with the settings they need."""
-    created = broker.create_topics(topics.settings(), partitions)
-    click.echo(f"created: {', '.join(created) or 'nothing, all topics exist'}", err=True)
