@@ -20,6 +20,7 @@ from tests.coadds import NAME, REDROCK_NAME, write_coadd
 from tests.fakes import assert_same_tables, make_spectra
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from latenight.announce import Payload
@@ -168,13 +169,13 @@ class TestMissing:
         """If the root comes back between the look for the file and the look at the root, it is Unavailable."""
         message = encode_pointer(pointer_for(coadd))
         coadd.parent.rename(coadd.parent.with_name("unmounted"))
-        holds_something = inbox._holds_something
+        is_mounted = inbox._is_mounted
 
-        def come_back(root: Path) -> bool:
+        def come_back(path: Path, roots: Sequence[Path]) -> bool:
             coadd.parent.with_name("unmounted").rename(coadd.parent)
-            return holds_something(root)
+            return is_mounted(path, roots)
 
-        monkeypatch.setattr(inbox, "_holds_something", come_back)
+        monkeypatch.setattr(inbox, "_is_mounted", come_back)
         with pytest.raises(Unavailable) as caught:
             read_message(message, POINTER, [coadd.parent])
         assert not isinstance(caught.value, Gone)

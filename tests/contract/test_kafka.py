@@ -6,13 +6,17 @@ import subprocess
 import sys
 import threading
 import uuid
+from types import SimpleNamespace
 
 import pytest
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
 
 from latenight.broker import PlaceLost, Record
-from latenight.broker.kafka import KafkaBroker
+from latenight.broker.kafka import KafkaBroker, _message
 from latenight.broker.kafka_sink import within
-from latenight.broker.topics import MAX_MESSAGE_BYTES, Topics
+from latenight.broker.topics import MAX_MESSAGE_BYTES, MAX_RECORD_BYTES, Topics
+from latenight.deadletters import MAX_REASON, dead_letter
 from latenight.errors import Unavailable
 from tests.contract.test_broker import fill, read_all, records, take, values
 from tests.kafka_server import free_ports
@@ -60,12 +64,43 @@ def test_the_topics_carry_their_settings(broker: KafkaBroker, topics: Topics) ->
     """A record larger than its topic allows is refused, whole petals fit the topics that carry them."""
     sink = broker.sink()
     petal = bytes(33_000_000)
-    for topic in (topics.spectra, topics.deadletters):
-        assert topics.settings()[topic]["max.message.bytes"] == str(MAX_MESSAGE_BYTES)
+    limits = {topics.spectra: MAX_MESSAGE_BYTES, topics.deadletters: MAX_RECORD_BYTES}
+    for topic, limit in limits.items():
+        assert topics.settings()[topic]["max.message.bytes"] == str(limit)
         sink.publish([Record(topic, b"1000-0", petal)])
     with pytest.raises(Exception, match="MessageSizeTooLarge"):
         sink.publish([Record(topics.alerts, b"1", petal)])
     sink.close()
+
+
+@pytest.mark.kafka
+def test_the_largest_message_fits_the_dead_letters(broker: KafkaBroker, topics: Topics) -> None:
+    """A message as large as its topic takes can be kept with the longest reason, and blocks nobody."""
+    sink = broker.sink()
+    sink.publish([Record(topics.spectra, b"k", bytes(MAX_MESSAGE_BYTES - 100), (("h", b"v"),))])
+    (message,) = read_all(broker, topics.spectra)
+    sink.publish([dead_letter(topics.deadletters, message, "read", "\N{GRINNING FACE}" * MAX_REASON)])
+    sink.close()
+
+
+@pytest.mark.kafka
+def test_a_compressed_message_counts_with_its_full_size(kafka_server: str, topics: Topics) -> None:
+    """70 MB that compress to 70 kB are refused by the topic: what a daemon unpacks is bounded."""
+    producer = KafkaProducer(
+        bootstrap_servers=kafka_server, compression_type="gzip", max_request_size=1 << 30, batch_size=1 << 27
+    )
+    with pytest.raises(KafkaError, match="MessageSizeTooLarge"):
+        producer.send(topics.spectra, bytes(70_000_000)).get(timeout=60)
+    producer.close()
+
+
+def test_a_record_of_nulls_is_a_message() -> None:
+    """Kafka allows a key, a payload and a header value that are null; only the key stays so."""
+    record = SimpleNamespace(topic="t", partition=0, offset=7, key=None, value=None, timestamp=0)
+    record.headers = [("content-type", None)]
+    message = _message(record)
+    assert (message.key, message.value, message.headers) == (None, b"", (("content-type", b""),))
+    assert message.header("content-type") == ""
 
 
 @pytest.mark.parametrize("opening", ["source(['spectra'])", "sink()", "missing([])"])

@@ -13,7 +13,7 @@ from kafka.structs import MemberState, OffsetAndMetadata, TopicPartition
 from latenight.broker import Consumed, Message, Partition, Start, next_offsets
 from latenight.broker.kafka_errors import translated
 from latenight.broker.kafka_sink import KafkaSink
-from latenight.broker.topics import MAX_MESSAGE_BYTES, MIB
+from latenight.broker.topics import MAX_RECORD_BYTES, MIB
 from latenight.errors import StartupError, Unavailable
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class KafkaBroker:
                 transactional_id=instance,
                 transaction_timeout_ms=TRANSACTION_MS,
                 delivery_timeout_ms=3 * REQUEST_MS,
-                max_request_size=MAX_MESSAGE_BYTES,
+                max_request_size=MAX_RECORD_BYTES,
                 batch_size=MIB,
                 linger_ms=20,
                 allow_auto_create_topics=False,
@@ -244,6 +244,6 @@ def _message(record: Any) -> Message:
         offset=record.offset,
         key=record.key,
         value=record.value or b"",
-        headers=tuple(record.headers),
+        headers=tuple((name, text or b"") for name, text in record.headers),
         timestamp_ms=record.timestamp,
     )
