@@ -124,7 +124,7 @@ class Passes:
             reasons: (N,) why a row is not eligible; "" if it is.
         """
         rows = np.flatnonzero(reasons == "")
-        first, group = self._first_pass(spectra.take(rows))
+        first, group = self.first_pass(spectra.take(rows))
         flux, ivar = self._petal_step(spectra, reasons, first["mean"], first["variance"])
         second = {"flux": flux, "ivar": ivar, "mean": first["mean"], "variance": first["variance"]}
         found = self._statistics(second, outputs=SECOND_OUTPUTS)
@@ -133,11 +133,11 @@ class Passes:
 
     def reconstruct(self, spectra: Spectra) -> tuple[Floats, Floats]:
         """Reconstruction and its variance, (N, 7781) each, before any petal step."""
-        first, _ = self._first_pass(spectra)
+        first, _ = self.first_pass(spectra)
         return first["mean"], first["variance"]
 
-    def _first_pass(self, spectra: Spectra) -> tuple[dict[str, np.ndarray], NDArray[np.int64]]:
-        """Outputs of the model, refined, and the group of each row."""
+    def first_pass(self, spectra: Spectra) -> tuple[dict[str, np.ndarray], NDArray[np.int64]]:
+        """Outputs of the model, refined, and the group of each row; a row's depend on nothing but itself."""
         z, group = redshift_and_group(spectra.table, self._learned.z_range)
         inputs = {"flux": spectra.flux, "ivar": spectra.ivar, "z": z}
         first = self._model({**inputs, "group": group})

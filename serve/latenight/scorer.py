@@ -33,10 +33,10 @@ class Scorer:
         provider: the execution provider in use.
     """
 
-    def __init__(self, bundle: Bundle, *, device: str, threads: int) -> None:
+    def __init__(self, bundle: Bundle, *, device: str, threads: int, passes: type[Passes] = Passes) -> None:
         arrays = bundle.arrays("calibration.npz")
         learned = Learned(pixel_noise=arrays.pop("pixel_noise"), z_range=arrays.pop("z_range"))
-        self._passes = Passes(bundle.path, learned, device=device, threads=threads)
+        self._passes = passes(bundle.path, learned, device=device, threads=threads)
         self._calibration = calibration.from_arrays(arrays)
         self.bundle_id = bundle.id
         self.provider = self._passes.provider
@@ -85,20 +85,23 @@ def calibrated_scores(tables: calibration.Calibration, statistics: Statistics) -
     return table
 
 
-def load_scorer(path: Path, *, device: str = "auto", threads: int | None = None) -> Scorer:
+def load_scorer(
+    path: Path, *, device: str = "auto", threads: int | None = None, passes: type[Passes] = Passes
+) -> Scorer:
     """Open a bundle and prove that this session reproduces its golden spectra.
 
     Args:
         path: directory of the bundle.
         device: "cpu"; "cuda", which fails if the GPU is not used; "auto", the GPU if there is one.
         threads: number of CPU threads; by default what affinity and cgroup quota allow.
+        passes: how the graphs are run.
 
     Raises:
         StartupError: the bundle is damaged, the device is missing or the scores differ from the golden
             ones; the daemon does not start (exit 3).
     """
     bundle = load_bundle(path)
-    scorer = Scorer(bundle, device=device, threads=threads or default_threads())
+    scorer = Scorer(bundle, device=device, threads=threads or default_threads(), passes=passes)
     _check_golden(scorer, bundle)
     return scorer
 

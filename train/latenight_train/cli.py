@@ -49,6 +49,27 @@ def fit(
 
 
 @main.command()
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for evaluation.json, evaluation.md, plots and trials.npy.",
+)
+@click.option("--seed", default=1, type=click.IntRange(0), help="Of the injections and the bootstrap.")
+def evaluate(bundle: Path, data: tuple[Path, ...], out: Path, seed: int) -> None:
+    """Inject anomalies of 22 kinds into DATA and measure what BUNDLE finds.
+
+    DATA are coadds that training did not see, files or directories. Only good spectra (eligible, ZWARN == 0) receive
+    anomalies or count as ordinary. The tables go to standard output, as markdown.
+    """
+    from latenight_train import evaluate as harness  # noqa: PLC0415  --help should not wait for it
+
+    click.echo(harness.evaluate(bundle, data, out, seed))
+
+
+@main.command()
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--night", default=20260101, type=click.IntRange(19700101, 99991231), help="YYYYMMDD.")
 @click.option("--tiles", default=2, type=click.IntRange(1, 100), help="Tiles, dark and bright time in turn.")

@@ -69,6 +69,7 @@ KINDS: dict[str, Kind] = {
     "supernova": Kind(oddities.supernova, ("GALAXY",), z=(0.0, 0.6), adds_light=True),
     "wrong_z": Kind(oddities.wrong_redshift, ("GALAXY", "QSO"), min_snr=0.8),
 }
+FAMILIES = ("artefact", "physical", "wrong_z")
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,13 @@ class Injection:
     z: float
     snr: float
     parameters: str
+
+
+def family(kind: str) -> str:
+    """What a kind is: "artefact" of instrument or reduction, "physical" of the sky, or "wrong_z"."""
+    if kind == "wrong_z":
+        return kind
+    return "artefact" if KINDS[kind].make.__module__ == artefacts.__name__ else "physical"
 
 
 def applies(kind: str, spectrum: Spectrum) -> bool:

@@ -1,0 +1,118 @@
+"""The harness from files to tables."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from latenight.bundle import write_manifest
+from latenight.errors import StartupError
+from latenight.scorer import load_scorer
+from latenight.scores import CHANNELS
+from latenight_train.cli import main
+from latenight_train.data import load_survey
+from latenight_train.evaluate import evaluate
+from latenight_train.injected import injected_messages, ordinary_rows
+from latenight_train.remember import RememberingPasses
+from latenight_train.simulate import Night, simulate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+N = 40
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("night")
+    simulate(Night(folder, 20260105, 1, 2, N, 11, 0.2), processes=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(bundle: Path, night: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("results")
+    done = CliRunner().invoke(main, ["evaluate", str(bundle), str(night), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() == (out / "evaluation.md").read_text().strip()
+    return out
+
+
+@pytest.fixture(scope="module")
+def evaluation(results: Path) -> Any:
+    return json.loads((results / "evaluation.json").read_text())
+
+
+def test_the_results_are_complete(results: Path, evaluation: Any) -> None:
+    """Every channel has a recall at every rate; the arrays on disk are those that were measured; nothing is left."""
+    assert {"p_value", "chi2", "log_prob", *(f"p_{channel}" for channel in CHANNELS)} <= set(
+        evaluation["recall"]
+    )
+    for rates in evaluation["recall"].values():
+        assert list(rates) == ["0.001", "0.005", "0.01", "0.02"]
+        assert all(0 <= value <= 1 for by_kind in rates.values() for value in by_kind.values())
+    trials = np.load(results / "trials.npy")
+    ordinary = trials["kind"] == ""
+    assert evaluation["spectra"]["ordinary"] == np.count_nonzero(ordinary)
+    assert sum(evaluation["spectra"]["injected"].values()) == np.count_nonzero(~ordinary)
+    assert len(evaluation["spectra"]["injected"]) >= 18
+    assert not [path for path in results.iterdir() if path.is_dir()]
+
+
+def test_bins_and_cells_hold_every_spectrum_once(evaluation: Any) -> None:
+    """The bins of a kind add up to its number, and the cells of a spectype to its spectra."""
+    for bins in (evaluation["by_amplitude"], evaluation["by_snr"]):
+        for kind, n in evaluation["spectra"]["injected"].items():
+            assert sum(cell["n"] for cell in bins["kinds"][kind]) == n
+    cells = {
+        cell["spectype"]: cell["n"] for cell in evaluation["false_alerts"] if cell["snr"] == [None, None]
+    }
+    assert cells.pop("all") == sum(cells.values()) == evaluation["spectra"]["ordinary"]
+
+
+def test_troubled_spectra_count_neither_way(night: Path, results: Path) -> None:
+    """A spectrum that truth.csv calls anomalous or troubled is neither ordinary nor a host."""
+    lines = (night / "truth.csv").read_text().splitlines()
+    names = lines[0].split(",")
+    rows = [dict(zip(names, line.split(","), strict=True)) for line in lines[1:]]
+    troubled = {
+        int(r["TARGETID"]) for r in rows if r["KIND"] or r["WRONG_Z"] == "1" or r["MISSED_COSMIC"] == "1"
+    }
+    assert len(troubled) >= 5
+    assert not troubled & set(np.load(results / "trials.npy")["targetid"].tolist())
+
+
+def test_the_same_seed_gives_the_same_results(
+    bundle: Path, night: Path, results: Path, tmp_path: Path
+) -> None:
+    """A second run differs in its seconds only; another seed draws other anomalies."""
+    evaluate(bundle, [night], tmp_path, seed=1)
+    first, again = (json.loads((f / "evaluation.json").read_text()) for f in (results, tmp_path))
+    assert first | {"seconds": 0} == again | {"seconds": 0}
+
+
+def test_training_spectra_are_refused(bundle: Path, night: Path, tmp_path: Path) -> None:
+    """A coadd that the manifest names as training data is an error that names it."""
+    import shutil
+
+    survey = load_survey([night], tmp_path / "cache")
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    write_manifest(copy, {"training": {"files": {name: digest for name, _, digest in survey.files}}})
+    with pytest.raises(StartupError, match="coadd-0-10500-thru20260105"):
+        evaluate(copy, [night], tmp_path / "out", seed=1)
+
+
+def test_remembered_rows_score_as_new_ones(bundle: Path, night: Path, tmp_path: Path) -> None:
+    """Versions of a message that share rows get the scores of a scorer that never saw the message before."""
+    survey = load_survey([night], tmp_path / "cache")
+    rows, spectra = next(iter(survey.messages()))
+    ordinary = ordinary_rows(spectra, survey.reasons[rows])
+    remembering, plain = load_scorer(bundle, passes=RememberingPasses), load_scorer(bundle)
+    for version in injected_messages([(spectra, ordinary)], 2, seed=1):
+        found, expected = (s.score(version.spectra).table for s in (remembering, plain))
+        for name in ("log_prob", "chi2", "knn_distance", "sigma"):
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-4)
