@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from importlib.resources import files
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -15,11 +15,7 @@ from latenight.broker import Record
 from latenight.broker.memory import MemoryBroker
 from latenight.broker.topics import Topics
 from latenight.client import subscribe
-from latenight.deliver import parse_destination, write_file, write_line
 from latenight.errors import StartupError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TOPICS = Topics()
 EXAMPLE: dict[str, Any] = json.loads((files("latenight") / "schema/alert-1.0-example.json").read_text())
@@ -72,11 +68,11 @@ def test_the_memory_of_ids_is_bounded(world: World, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_is_no_packet_is_skipped(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """Broken JSON, other schemas and odd ids cost a warning, not the subscription."""
+    """Broken or bottomless JSON, other schemas and odd ids cost a warning, not the subscription."""
     odd_id = {**packet(1), "alert_id": "../../etc/passwd"}
-    world.publish(b"{", b"[]", b"{}", {**packet(1), "schema": "other/1.0"}, odd_id, packet(7))
+    world.publish(b"{", b"[" * 100_000, b"[]", b"{}", {**packet(1), "schema": "other/1.0"}, odd_id, packet(7))
     assert world.numbers() == [7]
-    assert [record.message for record in caplog.records] == ["skipped"] * 5
+    assert [record.message for record in caplog.records] == ["skipped"] * 6
 
 
 def test_night_expression_and_time_select(world: World) -> None:
@@ -137,29 +133,3 @@ def test_wrong_expressions_and_missing_topics_are_told_at_once(world: World) -> 
         next(subscribe(world.broker, where="oops > 1"))
     with pytest.raises(StartupError, match="nowhere"):
         next(subscribe(world.broker, prefix="nowhere"))
-
-
-def test_alerts_are_written_as_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    """One line of JSON per alert on standard output."""
-    write_line(packet(1))
-    write_line(packet(2))
-    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [packet(1), packet(2)]
-    assert parse_destination("jsonl") is write_line
-
-
-def test_alerts_are_written_as_files(tmp_path: Path) -> None:
-    """dir:DIR makes the folder and one complete file per alert id, however often it comes."""
-    deliver = parse_destination(f"dir:{tmp_path}/new/folder")
-    deliver(packet(1))
-    deliver(packet(1))
-    write_file(tmp_path / "new/folder", packet(2))
-    found = sorted((tmp_path / "new/folder").iterdir())
-    assert [path.name for path in found] == [f"{number:032x}.json" for number in (1, 2)]
-    assert json.loads(found[0].read_text()) == packet(1)
-
-
-@pytest.mark.parametrize("text", ["csv", "dir:", "jsonl:file", ""])
-def test_an_unknown_destination_is_refused(text: str) -> None:
-    """The error says which destinations there are."""
-    with pytest.raises(ValueError, match="there are jsonl and dir:DIR"):
-        parse_destination(text)

@@ -112,7 +112,7 @@ def decode_alert(message: Message) -> dict[str, Any] | None:
         if alert["schema"] == SCHEMA and ALERT_ID.fullmatch(alert["alert_id"]):
             return dict(alert)
         reason = f"not a packet of schema {SCHEMA}"
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = repr(error)
     log.warning("skipped", extra={"fields": {"message": str(message), "reason": reason}})
     return None

@@ -191,9 +191,18 @@ def _time(_: click.Context, __: click.Parameter, text: str | None) -> datetime |
 @click.option(
     "--where", default="True", help="Condition on fields of the packet, e.g. scores.p_value < 1e-5."
 )
-@click.option("--to", default="jsonl", metavar="jsonl|dir:DIR", help="Lines on standard output, or files.")
+@click.option(
+    "--to",
+    default="jsonl",
+    metavar="jsonl|dir:DIR|exec:CMD|webhook:URL",
+    help="Lines on standard output, a file each, a command with the packet on its standard input, or a POST.",
+)
 def alerts(*, broker: Broker, topics: Topics, to: str, where: str, **options: Any) -> None:
-    """Print alerts as they come, one JSON packet a line."""
+    """Print alerts as they come, one JSON packet a line, or hand them on.
+
+    A command that fails or takes a minute, and a web address that does not answer with 2xx in 10 s, are tried
+    five times; then the exit code is 1, and with --group the next run delivers the alert again.
+    """
     from latenight.client import subscribe
     from latenight.deliver import parse_destination
 
