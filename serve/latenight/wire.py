@@ -21,6 +21,7 @@ from latenight.spectra import N_PIX, SPECTYPES, TABLE, Spectra, empty_table
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+    from typing import BinaryIO
 
     from latenight.scores import Scores
 
@@ -114,6 +115,20 @@ def _score_batch(spectra: Spectra, scores: Scores) -> pa.RecordBatch:
     return pa.record_batch(columns).replace_schema_metadata({"format": SCORES_FORMAT})
 
 
+def scores_by_night(data: bytes) -> dict[int, pa.Table]:
+    """The rows of a score table, apart for each night (-1 if unknown); in order, with all columns.
+
+    Raises:
+        BadInput: not such a stream, or without integers tileid, petal and night.
+    """
+    table = pa.Table.from_batches([_decode(data, SCORES_FORMAT)])
+    for name in ("tileid", "petal", "night"):
+        if name not in table.schema.names or not pa.types.is_integer(table.schema.field(name).type):
+            raise BadInput(f"scores: column {name} is missing or holds no integers")
+    nights = _to_numpy("night", table["night"])
+    return {int(night): table.filter(pa.array(nights == night)) for night in np.unique(nights)}
+
+
 class ParquetScores:
     """A Parquet file of scores that is being written, one row group per message."""
 
@@ -128,11 +143,22 @@ class ParquetScores:
 @contextmanager
 def open_parquet(path: Path) -> Iterator[ParquetScores]:
     """A Parquet file that appears under its name when the block ends well, and not at all otherwise."""
+    with _whole(path) as file, pq.ParquetWriter(file, SCORE_SCHEMA, compression="zstd") as writer:
+        yield ParquetScores(writer)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table of scores_by_night as a Parquet file, whole or not at all."""
+    with _whole(path) as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with unfinished.open("wb") as file:
-            with pq.ParquetWriter(file, SCORE_SCHEMA, compression="zstd") as writer:
-                yield ParquetScores(writer)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)

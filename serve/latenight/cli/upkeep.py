@@ -1,15 +1,16 @@
-"""What the topics hold, and where it goes: topics, deadletters."""
+"""What the topics hold, and where it goes: topics, archive, deadletters."""
 
 from __future__ import annotations
 
 import json
 import logging
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from latenight.cli.base import kafka_options, main
+from latenight.cli.base import kafka_options, main, stop_on_signals
 
 if TYPE_CHECKING:
     from latenight.broker import Broker
@@ -35,6 +36,30 @@ def create_topics(*, broker: Broker, topics: Topics, partitions: int) -> None:
     """Create the topics that do not exist, with the settings they need."""
     created = broker.create_topics(topics.settings(), partitions)
     click.echo(f"created: {', '.join(created) or 'nothing, all topics exist'}", err=True)
+
+
+@main.command()
+@kafka_options
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Folder for the files, NIGHT/TILEID-PETAL-HASH.parquet.",
+)
+@click.option("--drain", is_flag=True, help="Store what the topic holds now, then exit with 0.")
+@click.option("--group", default="latenight-archive", help="Remembers in Kafka what is stored.")
+def archive(*, broker: Broker, topics: Topics, out: Path, drain: bool, group: str) -> None:
+    """Store the scores as Parquet files, a folder for each night.
+
+    A table that comes again gives the same file again. Archivers of one group share the work; let them write
+    to one folder, and begin another folder with another group.
+    """
+    from latenight.archive import archive
+
+    stop = stop_on_signals()
+    with closing(broker.source([topics.scores], group=group)) as source:
+        n_stored = archive(source, out, stop=stop, drain=drain)
+    click.echo(f"stored: {n_stored} tables", err=True)
 
 
 @main.group()
