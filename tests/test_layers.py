@@ -22,6 +22,9 @@ OWNERS = {
     "onnxruntime": {"latenight.session"},
     "prometheus_client": {"latenight.metrics"},
     "pyarrow": {"latenight.wire"},
+    "pyod": {"latenight_train.peers.detectors"},
+    "scipy": {"latenight_train.peers.umap_groups"},
+    "umap": {"latenight_train.peers.umap_groups"},
 }
 TRAINING = {"torch", "onnx", "onnxscript", "tqdm"}  # the trainer is made of these; serving never sees them
 FOUNDATION = {"latenight", "latenight.errors", "latenight.spectra", "latenight.scores"}

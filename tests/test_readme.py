@@ -41,7 +41,7 @@ def test_commands_of_each_part_are_shown() -> None:
     """The README shows how to score files, serve, announce, subscribe and train."""
     shown = {" ".join(line.split()[:2]) for line in COMMANDS}
     parts = {f"latenight {name}" for name in ("score", "serve", "announce", "alerts", "topics")}
-    assert shown == parts | {f"latenight-train {name}" for name in ("simulate", "fit", "evaluate")}
+    assert shown == parts | {f"latenight-train {name}" for name in ("simulate", "fit", "evaluate", "compare")}
 
 
 def test_every_make_target_named_is_there() -> None:

@@ -70,6 +70,38 @@ def evaluate(bundle: Path, data: tuple[Path, ...], out: Path, seed: int) -> None
 
 
 @main.command()
+@click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for comparison.json and comparison.md.",
+)
+@click.option(
+    "--bundle",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Ours, to be put beside the peers.",
+)
+@click.option(
+    "--night",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="Coadds to test on, files or directories; without: a quarter of the petals of DATA.",
+)
+@click.option("--seed", default=1, type=click.IntRange(0), help="Of the split, the training, the injections.")
+def compare(
+    data: tuple[Path, ...], out: Path, bundle: Path | None, night: tuple[Path, ...], seed: int
+) -> None:
+    """Train other people's detectors on DATA and measure them, and BUNDLE, on the same anomalies.
+
+    The injections are those of evaluate. The table goes to standard output, as markdown. Needs latenight[compare].
+    """
+    from latenight_train import compare as comparison  # noqa: PLC0415  --help should not wait for it
+
+    click.echo(comparison.compare(data, out, bundle=bundle, night=night, seed=seed))
+
+
+@main.command()
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--night", default=20260101, type=click.IntRange(19700101, 99991231), help="YYYYMMDD.")
 @click.option("--tiles", default=2, type=click.IntRange(1, 100), help="Tiles, dark and bright time in turn.")

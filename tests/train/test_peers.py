@@ -1,0 +1,133 @@
+"""Peers learn from training spectra and give every spectrum of a message one score."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from latenight.spectra import ineligible_reasons
+from latenight_train.compare import trained, training_of
+from latenight_train.peers import autoencoder, pca, umap_groups, vae
+from latenight_train.peers.isolation import surprise
+from tests.bundles import small_survey
+from tests.fakes import make_spectra
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from latenight.spectra import Spectra
+    from latenight_train.peers.training import Fit, Score
+
+SURVEY = small_survey()
+TRAINING = training_of(SURVEY, np.ones(len(SURVEY.table), bool), seed=1)
+LIBRARIES = {"pca": (), "autoencoder": (), "vae": ("pyod",), "umap_groups": ("umap", "scipy")}
+FITS: dict[str, Fit] = {
+    "pca": pca.fit, "autoencoder": autoencoder.fit, "vae": vae.fit, "umap_groups": umap_groups.fit
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small_networks() -> Iterator[None]:
+    """Networks of a few neurons, trained for seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(autoencoder, "HIDDEN", (32, 16))
+        patch.setattr(autoencoder, "EPOCHS", 4)
+        yield
+
+
+@pytest.fixture(scope="module", params=FITS)
+def scores(request: pytest.FixtureRequest, small_networks: None) -> dict[str, Score]:
+    """The scores of one peer, trained on the small survey."""
+    for library in LIBRARIES[request.param]:
+        pytest.importorskip(library, reason=f"{library} is in the extra latenight[compare]")
+    return {name: method.score for name, method in trained([FITS[request.param]], TRAINING).items()}
+
+
+def message(n: int = 80) -> Spectra:
+    return make_spectra(n, seed=99, petal=9)
+
+
+def test_every_eligible_spectrum_has_one_finite_score(scores: dict[str, Score]) -> None:
+    """A score is one finite number for each eligible spectrum of a message."""
+    spectra = message()
+    eligible = ineligible_reasons(spectra) == ""
+    for score in scores.values():
+        found = score(spectra)
+        assert found.shape == (len(spectra),)
+        assert np.isfinite(found[eligible]).all()
+        assert len(np.unique(found[eligible])) > 10
+
+
+def test_the_order_of_a_message_does_not_matter(scores: dict[str, Score]) -> None:
+    """The same spectra in another order get the same scores."""
+    spectra = message()
+    order = np.random.default_rng(0).permutation(len(spectra))
+    for name, score in scores.items():
+        np.testing.assert_allclose(score(spectra.take(order)), score(spectra)[order], rtol=1e-4, err_msg=name)
+
+
+def test_a_bad_pixel_has_no_influence(scores: dict[str, Score]) -> None:
+    """What a file says of the flux in a bad pixel does not change a score."""
+    spectra = message()
+    flux = np.where(spectra.ivar > 0, spectra.flux, 1e3).astype(np.float32)
+    changed = type(spectra)(flux, spectra.ivar, spectra.table, spectra.source)
+    for name, score in scores.items():
+        np.testing.assert_array_equal(score(changed), score(spectra), err_msg=name)
+
+
+def test_a_spectrum_unlike_all_others_is_strange(scores: dict[str, Score]) -> None:
+    """A bright spectrum of broad stripes scores higher than nine tenths of the ordinary ones."""
+    spectra = message()
+    eligible = np.flatnonzero(ineligible_reasons(spectra) == "")
+    row = eligible[len(eligible) // 2]
+    stripes = 30.0 * np.sign(np.sin(np.arange(spectra.flux.shape[1]) / 300.0))
+    spectra.flux[row] = np.where(spectra.ivar[row] > 0, stripes, 0.0)
+    for name, score in scores.items():
+        if name.startswith("UMAP"):
+            pytest.skip("UMAP gives every spectrum 15 neighbours: it draws a lone one into the crowd")
+        found = score(spectra)
+        assert np.mean(found[eligible] < found[row]) > 0.9, name
+
+
+def test_the_seed_decides_the_scores(small_networks: None) -> None:
+    """Training twice with one seed gives the same scores."""
+    first, second = (trained([pca.fit, autoencoder.fit], TRAINING) for _ in range(2))
+    for name, method in first.items():
+        np.testing.assert_array_equal(method.score(message()), second[name].score(message()))
+
+
+def test_components_fit_the_spectra_that_they_span() -> None:
+    """Spectra of three templates, with noise and bad pixels, are fitted to their noise."""
+    components = pca.fit_components(TRAINING)
+    rng = np.random.default_rng(3)
+    flux = torch.tensor(rng.normal(size=(5, 20)), dtype=torch.float32) @ components
+    ivar = torch.full_like(flux, 100.0)
+    ivar[:, ::7] = 0.0
+    noisy = flux + 0.1 * torch.tensor(rng.normal(size=flux.shape), dtype=torch.float32)
+    _, chi2 = pca.project(components, noisy, ivar)
+    np.testing.assert_allclose(chi2, 1.0, atol=0.08)  # 6669 good pixels: 1 +- .017
+
+
+def test_surprise_is_minus_the_log_of_the_share_of_ordinary_scores() -> None:
+    """-ln p is right inside the reference, goes on rising beyond it, and ends at its floor of no surprise."""
+    reference = np.random.default_rng(0).lognormal(size=20_000)
+    probe = np.quantile(reference, [0.5, 0.9, 0.96])
+    np.testing.assert_allclose(np.exp(-surprise(probe, reference)), [0.5, 0.1, 0.04], rtol=0.01)
+    beyond = surprise(reference.max() * np.array([1.0, 2.0, 4.0]), reference)
+    assert (np.diff(beyond) > 0.5).all()
+    assert surprise(np.array([0.0]), reference)[0] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_the_linking_length_tells_islands_from_the_crowd() -> None:
+    """Lone points and small islands join a large group late, members of large groups early."""
+    pytest.importorskip("scipy", reason="scipy is in the extra latenight[compare]")
+    rng = np.random.default_rng(1)
+    crowds = np.concatenate([rng.normal(size=(100, 2)), rng.normal(size=(100, 2)) + 50.0])
+    island = rng.normal(size=(3, 2)) * 0.1 + [0.0, 20.0]
+    lengths = umap_groups.linking_length(np.concatenate([crowds, island, [[-30.0, 0.0]]]))
+    assert lengths[:200].max() < 5.0
+    assert (lengths[200:203] > 10.0).all()
+    assert lengths[203] > 20.0
