@@ -18,7 +18,7 @@ OWNERS = {
     "click": {"latenight.cli", "latenight_train.cli"},
     "fitsio": {"latenight.desi", "latenight_train.simulate_write"},
     "kafka": {"latenight.broker"},
-    "matplotlib": {"latenight.plots"},
+    "matplotlib": {"latenight.plots", "latenight_train.evaluate_plots"},
     "onnxruntime": {"latenight.session"},
     "prometheus_client": {"latenight.metrics"},
     "pyarrow": {"latenight.wire"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import matplotlib.image
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -72,6 +73,28 @@ def test_bins_and_cells_hold_every_spectrum_once(evaluation: Any) -> None:
         cell["spectype"]: cell["n"] for cell in evaluation["false_alerts"] if cell["snr"] == [None, None]
     }
     assert cells.pop("all") == sum(cells.values()) == evaluation["spectra"]["ordinary"]
+
+
+def test_the_picture_shows_something(results: Path) -> None:
+    """evaluation.png is a picture of four panels that are not empty."""
+    picture = matplotlib.image.imread(results / "evaluation.png")
+    height, width = (n // 2 for n in picture.shape[:2])
+    for panel in (
+        picture[:height, :width],
+        picture[:height, width:],
+        picture[height:, :width],
+        picture[height:, width:],
+    ):
+        assert panel[..., :3].std() > 0.05
+
+
+def test_p_value_leads_itself_by_nothing(evaluation: Any) -> None:
+    """The interval of a score's lead is that of a difference on the same samples: zero for p_value over itself."""
+    found = evaluation["mean_recall"]
+    assert found["p_value"]["lead"] == [0, 0]
+    for name, intervals in found.items():
+        low, high = intervals["interval"]
+        assert low <= high, name
 
 
 def test_troubled_spectra_count_neither_way(night: Path, results: Path) -> None:

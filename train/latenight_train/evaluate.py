@@ -16,6 +16,7 @@ from latenight.errors import StartupError
 from latenight.scorer import load_scorer
 from latenight.scores import SCORES
 from latenight_train.data import load_survey
+from latenight_train.evaluate_plots import plot_evaluation
 from latenight_train.evaluate_report import markdown
 from latenight_train.injected import TRUTH, injected_messages, ordinary_rows, rounds_needed
 from latenight_train.measures import measured
@@ -47,7 +48,7 @@ PLACE = [
 
 
 def evaluate(bundle: Path, paths: Sequence[Path], out: Path, seed: int) -> str:
-    """Evaluate a bundle; writes evaluation.json, evaluation.md and trials.npy; returns the tables.
+    """Evaluate a bundle; writes evaluation.json, .md, .png and trials.npy; returns the tables.
 
     Args:
         bundle: directory of the bundle.
@@ -125,11 +126,12 @@ def scored_trials(
 
 
 def save(out: Path, trials: np.ndarray, evaluation: Mapping[str, Any]) -> str:
-    """Write the results; returns the tables."""
+    """Write the results, plots included; returns the tables."""
     np.save(out / "trials.npy", trials)
     (out / "evaluation.json").write_text(json.dumps(evaluation, indent=1) + "\n")
     tables = markdown(evaluation)
     (out / "evaluation.md").write_text(tables)
+    (out / "evaluation.png").write_bytes(plot_evaluation(evaluation))
     return tables
 
 

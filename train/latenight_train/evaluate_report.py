@@ -40,13 +40,15 @@ def scores_table(evaluation: Mapping[str, Any]) -> str:
     """Mean recall over the kinds of each score, and of each family of kinds at 1 %."""
     families = ("artefact", "physical", "wrong_z")
     head = ["score", *(f"at {text}" for text in PERCENT.values()), *(f"{name} at 1 %" for name in families)]
-    head.append("purity")
+    head += ["95 % at 1 %", "p_value leads by", "purity"]
     purity = evaluation["purity"].get("purity", {})
     rows = [
         [
             name,
             *(_number(rates[rate].get("mean")) for rate in PERCENT),
             *(_number(rates["0.01"].get(part)) for part in families),
+            _interval(evaluation["mean_recall"].get(name, {}).get("interval")),
+            _interval(evaluation["mean_recall"].get(name, {}).get("lead")),
             _number(purity.get(name)),
         ]
         for name, rates in evaluation["recall"].items()
@@ -90,14 +92,14 @@ def false_alerts_table(evaluation: Mapping[str, Any]) -> str:
             f"{100 * rates[p]['rate']:.2f} ({100 * rates[p]['interval'][0]:.2f}-{100 * rates[p]['interval'][1]:.2f})"
             for p in ("0.01", "0.001")
         ]
-        rows.append([cell["spectype"], _range(*cell["snr"]), str(cell["n"]), *texts])
+        rows.append([cell["spectype"], span(*cell["snr"]), str(cell["n"]), *texts])
     return table(["spectype", "S/N", "n", "% at p < 0.01", "% at p < 0.001"], rows)
 
 
 def bins_table(bins: Mapping[str, Any]) -> str:
     """Recall of every kind in the bins, with the number of anomalies."""
     edges = bins["edges"]
-    head = ["kind", *(_range(low, high) for low, high in pairwise(edges))]
+    head = ["kind", *(span(low, high) for low, high in pairwise(edges))]
     rows = [
         [name, *(f"{_number(cell['recall'])} ({cell['n']})" for cell in cells)]
         for name, cells in [("all", bins["all"]), *bins["kinds"].items()]
@@ -126,14 +128,15 @@ def _closing(evaluation: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}".removeprefix("0")
+    return "-" if value is None else f"{value:.3f}".replace("0.", ".", 1)
 
 
-def _interval(ends: Sequence[float]) -> str:
-    return "-".join(_number(end) for end in ends)
+def _interval(ends: Sequence[float] | None) -> str:
+    return "-" if ends is None else " to ".join(_number(end) for end in ends)
 
 
-def _range(low: float | None, high: float | None) -> str:
+def span(low: float | None, high: float | None) -> str:
+    """A range of numbers in words; None is no limit."""
     if low is None and high is None:
         return "all"
     if low is None:

@@ -10,9 +10,13 @@ import numpy as np
 from latenight.spectra import SPECTYPES
 from latenight_train.inject import FAMILIES, KINDS, family
 from latenight_train.recall import (
+    N_RESAMPLED,
     auroc,
     average_precision,
     bootstrap,
+    clusters,
+    drawn,
+    interval,
     purity,
     rank_correlation,
     recall,
@@ -61,6 +65,7 @@ def measured(trials: np.ndarray, seed: int) -> dict[str, Any]:
             "injected": {k: counts[k] for k in KINDS if counts[k]},
         },
         "recall": recall_table(trials["kind"], scores),
+        "mean_recall": mean_recall(rng, trials, scores),
         "kinds": by_kind(rng, trials, p_value),
         "by_amplitude": recall_in_bins(trials, p_value, trials["matched_snr"], AMPLITUDES),
         "by_snr": recall_in_bins(
@@ -104,11 +109,37 @@ def with_means(by_kind: dict[str, float]) -> dict[str, float]:
     return {"mean": float(np.mean(list(by_kind.values()))), **means, **by_kind} if by_kind else {}
 
 
+def mean_recall(
+    rng: np.random.Generator, trials: np.ndarray, scores: Mapping[str, Array]
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """95 % intervals of the mean recall over the kinds at RATE, and of what p_value's is above it.
+
+    All scores are judged on the same bootstrap samples: their differences are known better than they are.
+    """
+    fault = _faults(trials)
+    ordinary = np.flatnonzero(trials["kind"] == "")
+    rows = [np.flatnonzero(trials["kind"] == kind) for kind in KINDS]
+    kinds = [(mine, clusters(fault[mine])) for mine in rows if len(mine)]
+    samples: dict[str, list[float]] = {name: [] for name in scores}
+    for _ in range(N_RESAMPLED if kinds else 0):
+        clean = rng.choice(ordinary, len(ordinary))
+        chosen = [mine[drawn(rng, members)] for mine, members in kinds]
+        for name, values in scores.items():
+            limit = threshold(values[clean], RATE)
+            samples[name].append(float(np.mean([np.mean(values[mine] > limit) for mine in chosen])))
+    lead = {name: np.subtract(samples["p_value"], values) for name, values in samples.items() if values}
+    return {name: {"interval": interval(samples[name]), "lead": interval(lead[name])} for name in lead}
+
+
+def _faults(trials: np.ndarray) -> NDArray[np.intp]:
+    """The number of the fault behind each row: it is known by message, round and cluster."""
+    return np.unique(trials[["message", "round", "cluster"]], return_inverse=True)[1]
+
+
 def by_kind(rng: np.random.Generator, trials: np.ndarray, values: Array) -> dict[str, dict[str, Any]]:
     """AUROC, average precision and recall of one score for every kind, with 95 % bootstrap intervals."""
     ordinary = values[trials["kind"] == ""]
-    # An anomaly's fault is known by message, round and cluster.
-    fault = np.unique(trials[["message", "round", "cluster"]], return_inverse=True)[1]
+    fault = _faults(trials)
     statistics = {
         "recall": lambda o, a: recall(o, a, RATE),
         "auroc": auroc,
@@ -121,8 +152,8 @@ def by_kind(rng: np.random.Generator, trials: np.ndarray, values: Array) -> dict
             continue
         found[kind] = {"n": int(mine.sum()), "faults": len(np.unique(fault[mine]))}
         for name, statistic in statistics.items():
-            interval = bootstrap(rng, statistic, ordinary, values[mine], fault[mine])
-            found[kind][name] = {"value": statistic(ordinary, values[mine]), "interval": interval}
+            ends = bootstrap(rng, statistic, ordinary, values[mine], fault[mine])
+            found[kind][name] = {"value": statistic(ordinary, values[mine]), "interval": ends}
     return found
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -84,13 +84,29 @@ def bootstrap(
         anomalies: (m,) scores.
         cluster: (m,) anomalies of one cluster are one fault, and are drawn together.
     """
+    members = clusters(cluster)
+    return interval(
+        [
+            statistic(rng.choice(ordinary, len(ordinary)), anomalies[drawn(rng, members)])
+            for _ in range(N_RESAMPLED)
+        ]
+    )
+
+
+def clusters(cluster: NDArray[np.integer]) -> list[NDArray[np.intp]]:
+    """The rows of each cluster."""
     _, inverse = np.unique(cluster, return_inverse=True)
-    members = [np.flatnonzero(inverse == k) for k in range(inverse.max() + 1)]
-    found = []
-    for _ in range(N_RESAMPLED):
-        chosen = [members[k] for k in rng.integers(len(members), size=len(members))]
-        found.append(statistic(rng.choice(ordinary, len(ordinary)), anomalies[np.concatenate(chosen)]))
-    low, high = np.quantile(found, [0.025, 0.975])
+    return np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
+
+
+def drawn(rng: np.random.Generator, members: list[NDArray[np.intp]]) -> NDArray[np.intp]:
+    """The rows of as many clusters as there are, drawn with replacement."""
+    return np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))])
+
+
+def interval(values: Sequence[float] | Array) -> tuple[float, float]:
+    """The middle 95 % of bootstrapped values."""
+    low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 
