@@ -11,7 +11,7 @@ TORCH_INDEX ?=
 UV := .venv/bin/uv pip
 BIN := .venv/bin
 
-.PHONY: help install constraints demo test lint types check kafka bench image up down
+.PHONY: help install constraints demo test lint types check kafka bench results image up down
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,20 @@ bench: .venv/installed ## measure: reading a petal, and simulated beside real sp
 	$(BIN)/python -m tests.bench.reader
 	if [ -f "$(DESI_DATA)/MANIFEST.tsv" ]; then $(BIN)/python -m tests.bench.compare_simulation build/bench $(DESI_DATA); \
 	else echo "no comparison: no real DESI files at $(DESI_DATA): set LATENIGHT_TEST_DATA" >&2; fi
+
+# What the README's results are measured on: TILES of 5000 fibres to train on, two of 2500 to test on.
+RESULTS := build/results
+TILES := 4
+MINUTES := 30
+results: .venv/installed ## simulate, train, evaluate and compare with peers; writes the README's results (2 hours)
+	VIRTUAL_ENV=.venv $(UV) install --no-progress --require-hashes -r constraints/compare.txt
+	rm -rf $(RESULTS)
+	$(BIN)/latenight-train simulate $(RESULTS)/survey --night 20260201 --tiles $(TILES) --seed 21
+	$(BIN)/latenight-train simulate $(RESULTS)/night --night 20260202 --tiles 2 --spectra 250 --seed 22
+	$(BIN)/latenight-train fit $(RESULTS)/survey --out $(RESULTS)/bundle --max-minutes $(MINUTES)
+	$(BIN)/latenight-train evaluate $(RESULTS)/bundle $(RESULTS)/night --out $(RESULTS)
+	$(BIN)/latenight-train compare $(RESULTS)/survey --bundle $(RESULTS)/bundle --night $(RESULTS)/night --out $(RESULTS)
+	$(BIN)/python -m latenight_train.results README.md $(RESULTS)/evaluation.json $(RESULTS)/comparison.json
 
 DOCKER ?= docker
 TARGET ?= cpu

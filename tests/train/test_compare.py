@@ -10,9 +10,10 @@ import pytest
 
 from latenight.errors import StartupError
 from latenight_train import compare
-from latenight_train.compare import Method, measure, refuse_seen
+from latenight_train.compare import Method, measure
 from latenight_train.compare_report import markdown
 from latenight_train.data import Survey
+from latenight_train.evaluate import refuse_seen
 from latenight_train.peers import pca
 from latenight_train.simulate import Night, simulate
 from tests.bundles import small_survey

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.image
@@ -14,17 +16,18 @@ from latenight.bundle import write_manifest
 from latenight.errors import StartupError
 from latenight.scorer import load_scorer
 from latenight.scores import CHANNELS
+from latenight_train import remember
 from latenight_train.cli import main
 from latenight_train.data import load_survey
 from latenight_train.evaluate import evaluate
-from latenight_train.injected import injected_messages, ordinary_rows
-from latenight_train.remember import RememberingPasses
 from latenight_train.simulate import Night, simulate
+from tests.fakes import make_spectra
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 N = 40
+ROWS = 60
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +123,6 @@ def test_the_same_seed_gives_the_same_results(
 
 def test_training_spectra_are_refused(bundle: Path, night: Path, tmp_path: Path) -> None:
     """A coadd that the manifest names as training data is an error that names it."""
-    import shutil
-
     survey = load_survey([night], tmp_path / "cache")
     copy = shutil.copytree(bundle, tmp_path / "bundle")
     write_manifest(copy, {"training": {"files": {name: digest for name, _, digest in survey.files}}})
@@ -129,13 +130,26 @@ def test_training_spectra_are_refused(bundle: Path, night: Path, tmp_path: Path)
         evaluate(copy, [night], tmp_path / "out", seed=1)
 
 
-def test_remembered_rows_score_as_new_ones(bundle: Path, night: Path, tmp_path: Path) -> None:
-    """Versions of a message that share rows get the scores of a scorer that never saw the message before."""
-    survey = load_survey([night], tmp_path / "cache")
-    rows, spectra = next(iter(survey.messages()))
-    ordinary = ordinary_rows(spectra, survey.reasons[rows])
-    remembering, plain = load_scorer(bundle, passes=RememberingPasses), load_scorer(bundle)
-    for version in injected_messages([(spectra, ordinary)], 2, seed=1):
-        found, expected = (s.score(version.spectra).table for s in (remembering, plain))
-        for name in ("log_prob", "chi2", "knn_distance", "sigma"):
-            np.testing.assert_allclose(found[name], expected[name], rtol=1e-4)
+@pytest.mark.parametrize("capacity", [3, 1000])
+def test_remembered_rows_score_as_new_ones(
+    bundle: Path, capacity: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Versions that differ in one flux, one ivar, one redshift or one class score as if nothing were remembered."""
+    monkeypatch.setattr(remember, "CAPACITY", capacity)
+    remembering, plain = load_scorer(bundle, passes=remember.RememberingPasses), load_scorer(bundle)
+    spectra = make_spectra(ROWS, seed=4)
+    flux, ivar, table = spectra.flux.copy(), spectra.ivar.copy(), spectra.table.copy()
+    flux[0, 1000:1100] += 50.0
+    ivar[1, 2000:3000] *= 9.0
+    table["z"][3] = 1.4
+    table["spectype"][4] = "STAR" if table["spectype"][4] == "GALAXY" else "GALAXY"
+    changed = replace(spectra, flux=flux, ivar=ivar, table=table)
+    names = ["log_prob", "chi2", "knn_distance", "sigma"]
+    before = plain.score(spectra).table
+    for version in (spectra, changed, spectra):
+        found, expected = (scorer.score(version).table for scorer in (remembering, plain))
+        for name in names:
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
+        # What stands out by more than the tolerance above: the remembered values would fail it.
+        differs = [abs(expected[name] / before[name] - 1)[[0, 1, 3, 4]] > 1e-4 for name in names]
+        assert np.any(differs, axis=0).all() == (version is changed)

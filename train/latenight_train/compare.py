@@ -18,7 +18,7 @@ from latenight.errors import StartupError
 from latenight.scorer import load_scorer
 from latenight_train.compare_report import markdown
 from latenight_train.data import load_survey, split_by_petal
-from latenight_train.evaluate import MAX_ROUNDS, PER_KIND, scored_trials
+from latenight_train.evaluate import MAX_ROUNDS, PER_KIND, refuse_seen, scored_trials
 from latenight_train.inject import KINDS
 from latenight_train.injected import injected_messages, ordinary_rows, rounds_needed
 from latenight_train.measures import recall_table, with_means
@@ -28,7 +28,7 @@ from latenight_train.recall import auroc
 from latenight_train.truth import known_trouble
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -138,13 +138,6 @@ def measure(methods: Mapping[str, Method], messages: Messages, seed: int) -> dic
         "training_s": {name: method.training_s for name, method in methods.items()},
         "scoring_ms": {name: 1e3 * value / n_scored for name, value in seconds.items()},
     }
-
-
-def refuse_seen(tested: Survey, seen: Collection[str], who: str) -> None:
-    """Refuse to test on files that training saw, known by their digests."""
-    names = [name for name, _, digest in tested.files if digest in set(seen)]
-    if names:
-        raise StartupError(f"{who} on {', '.join(names)}: test on other coadds, of another night (--night)")
 
 
 def _ours(bundle: Path, tested: Survey) -> dict[str, Method]:

@@ -24,7 +24,7 @@ from latenight_train.remember import RememberingPasses
 from latenight_train.truth import known_trouble
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -66,7 +66,8 @@ def evaluate(bundle: Path, paths: Sequence[Path], out: Path, seed: int) -> str:
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out, prefix="spectra-") as cache:
         survey = load_survey(paths, Path(cache))
-        _refuse_training_data(survey, load_bundle(bundle).manifest)
+        training = load_bundle(bundle).manifest.get("training", {})
+        refuse_seen(survey, training.get("files", {}).values(), f"bundle {bundle} was trained")
         messages = ordinary_messages(survey, known_trouble(paths))
         n = sum(len(spectra) for spectra, _ in messages)
         rounds = min(rounds_needed(n, PER_KIND), MAX_ROUNDS)
@@ -77,6 +78,7 @@ def evaluate(bundle: Path, paths: Sequence[Path], out: Path, seed: int) -> str:
     facts = {
         "schema": SCHEMA,
         "bundle": scorer.bundle_id,
+        "training": {name: training.get(name) for name in ("spectra", "epochs", "minutes")},
         "provider": scorer.provider,
         "data": [name for name, _, _ in survey.files],
         "seed": seed,
@@ -135,11 +137,12 @@ def save(out: Path, trials: np.ndarray, evaluation: Mapping[str, Any]) -> str:
     return tables
 
 
-def _refuse_training_data(survey: Survey, manifest: Mapping[str, Any]) -> None:
-    """Recall and false alerts on spectra that training saw would look better than they are."""
-    trained = set(manifest.get("training", {}).get("files", {}).values())
-    seen = [name for name, _, digest in survey.files if digest in trained]
-    if seen:
-        raise StartupError(
-            f"the bundle was trained on {', '.join(seen)}: evaluate it on other coadds, of another night"
-        )
+def refuse_seen(tested: Survey, seen: Collection[str], who: str) -> None:
+    """Refuse to test on files that training saw, known by their digests: they would look better than new ones.
+
+    Raises:
+        StartupError: training saw some of them.
+    """
+    names = [name for name, _, digest in tested.files if digest in set(seen)]
+    if names:
+        raise StartupError(f"{who} on {', '.join(names)}: test on other coadds, of another night")
