@@ -76,13 +76,39 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path: Path, monkeypatch: 
         compare.compare([tmp_path], tmp_path, bundle=None, night=[], seed=1)
 
 
-def test_held_out_petals_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command trains on some petals of a simulated night, tests on the others and writes both results."""
-    simulate(Night(tmp_path / "data", 20260101, 1, 4, 60, 1, 0.0), processes=1)
+@pytest.fixture
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One peer that needs no extra, and one round of anomalies."""
     monkeypatch.setattr(compare, "PEERS", (pca.fit,))
     monkeypatch.setattr(compare, "LIBRARIES", ())
     monkeypatch.setattr(compare, "MAX_ROUNDS", 1)
-    text = compare.compare([tmp_path / "data"], tmp_path / "out", bundle=None, night=[], seed=1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated tile of four small petals."""
+    folder = tmp_path_factory.mktemp("night")
+    simulate(Night(folder, 20260101, 1, 4, 60, 1, 0.0), processes=1)
+    return folder
+
+
+def test_ours_is_measured_on_another_night(data: Path, bundle: Path, tmp_path: Path, cheap: None) -> None:
+    """With --night all petals of DATA train the peers, and a bundle stands beside them in the results."""
+    simulate(Night(tmp_path / "night", 20260102, 1, 1, 60, 2, 0.0), processes=1)
+    text = compare.compare([data], tmp_path / "out", bundle=bundle, night=[tmp_path / "night"], seed=1)
+    found = json.loads((tmp_path / "out/comparison.json").read_text())
+    assert len(found["training_files"]) == 4
+    assert len(found["tested_files"]) == 1
+    assert set(found["recall"]) == {"weighted PCA, chi2", "weighted PCA, chi2 + kNN", "latenight, p_value"}
+    assert 0.0 < found["auroc"]["latenight, p_value"]["mean"] < 1.0
+    assert "| latenight, p_value |" in text
+    with pytest.raises(StartupError, match=r"coadd-0-10100-thru20260101\.fits"):
+        compare.compare([data], tmp_path / "out", bundle=None, night=[data], seed=1)
+
+
+def test_held_out_petals_are_compared(data: Path, tmp_path: Path, cheap: None) -> None:
+    """Without --night the command trains on some petals, tests on the others and writes both results."""
+    text = compare.compare([data], tmp_path / "out", bundle=None, night=[], seed=1)
     found = json.loads((tmp_path / "out/comparison.json").read_text())
     assert found["spectra"]["ordinary"] > 20
     assert found["training_spectra"] > 60

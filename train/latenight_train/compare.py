@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from latenight.bundle import Bundle
     from latenight.spectra import Spectra
     from latenight_train.data import Survey
     from latenight_train.peers.training import Fit, Score
@@ -82,12 +83,19 @@ def compare(
         held_out = np.zeros(len(survey.table), bool) if night else split_by_petal(survey.table, seed)
         if night:
             refuse_seen(tested, [digest for _, _, digest in survey.files], "the peers train")
-        ours = {} if bundle is None else _ours(bundle, tested)
+        loaded = None if bundle is None else load_bundle(bundle)
+        ours = {} if loaded is None else _ours(loaded, tested)
         messages = _messages(tested, held_out | bool(night), known_trouble(night or paths))
         training = training_of(survey, ~held_out, seed)
         comparison = measure({**trained(PEERS, training), **ours}, messages, seed)
-    facts = {"schema": SCHEMA, "seed": seed, "training_spectra": len(training.rows)}
-    facts["data"] = {"training": str(len(survey.files)), "tested": [name for name, _, _ in tested.files]}
+    facts = {
+        "schema": SCHEMA,
+        "seed": seed,
+        "bundle": loaded and loaded.id,
+        "training_files": [name for name, _, _ in survey.files],
+        "tested_files": [name for name, _, _ in tested.files],
+        "training_spectra": len(training.rows),
+    }
     return _save(out, facts | comparison)
 
 
@@ -140,16 +148,16 @@ def measure(methods: Mapping[str, Method], messages: Messages, seed: int) -> dic
     }
 
 
-def _ours(bundle: Path, tested: Survey) -> dict[str, Method]:
-    manifest = load_bundle(bundle).manifest.get("training", {})
-    refuse_seen(tested, manifest.get("files", {}).values(), f"bundle {bundle} was trained")
-    scorer = load_scorer(bundle, device="cpu")
+def _ours(bundle: Bundle, tested: Survey) -> dict[str, Method]:
+    training = bundle.manifest.get("training", {})
+    refuse_seen(tested, training.get("files", {}).values(), f"bundle {bundle.path} was trained")
+    scorer = load_scorer(bundle.path, device="cpu")
 
     def score(spectra: Spectra) -> NDArray[np.float64]:
         p = scorer.score(spectra).table["p_value"]
         return np.where(np.isnan(p), -np.inf, -np.log10(np.maximum(p, 1e-300)))
 
-    minutes = manifest.get("minutes")
+    minutes = training.get("minutes")
     return {OURS: Method(score, None if minutes is None else 60.0 * minutes)}
 
 
