@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 
 from latenight.spectra import N_PIX, WAVE, ineligible_reasons
 from latenight_train.compare import trained, training_of
 from latenight_train.peers import autoencoder, pca, umap_groups, vae
-from latenight_train.peers.isolation import surprise
+from latenight_train.peers.isolation import Bank, surprise
 from latenight_train.peers.training import observed
 from tests.bundles import small_survey, survey_of
 from tests.fakes import make_spectra
@@ -128,6 +129,17 @@ def test_surprise_is_minus_the_log_of_the_share_of_ordinary_scores() -> None:
     beyond = surprise(reference.max() * np.array([1.0, 2.0, 4.0]), reference)
     assert (np.diff(beyond) > 0.5).all()
     assert surprise(np.array([0.0]), reference)[0] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_isolation_is_measured_in_widths_of_each_axis() -> None:
+    """A latent is as isolated along a wide axis as along a narrow one if it is as many widths away."""
+    rng = np.random.default_rng(0)
+    width = np.array([1.0, 100.0])
+    bank = Bank(torch.tensor(rng.normal(size=(2000, 2)) * width, dtype=torch.float32))
+    inside, narrow, wide = bank.distance(torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 1000.0]]))
+    assert inside < 0.2
+    assert narrow == pytest.approx(wide, rel=0.1)
+    assert 6.0 < narrow < 10.0
 
 
 def test_the_linking_length_tells_islands_from_the_crowd() -> None:
