@@ -14,6 +14,7 @@ from latenight_train.measures import (
     correlations,
     false_alerts,
     measured,
+    petals,
     recall_in_bins,
     with_means,
 )
@@ -67,6 +68,18 @@ def test_honest_p_values_give_their_nominal_rate() -> None:
     assert low < 0.01 < high
     ordinary["p_value"] /= 10
     assert false_alerts(ordinary)[0]["nominal"]["0.01"]["interval"][0] > 0.05
+
+
+def test_a_bad_petal_shows() -> None:
+    """Each petal has its number of spectra and of alerts."""
+    ordinary = trials_of([""] * 300)
+    ordinary["message"], ordinary["p_value"] = np.repeat([2, 5, 6], 100), 0.5
+    ordinary["p_value"][[120, 130]] = 1e-3
+    assert petals(ordinary) == [
+        {"message": 2, "n": 100, "alerts": 0},
+        {"message": 5, "n": 100, "alerts": 2},
+        {"message": 6, "n": 100, "alerts": 0},
+    ]
 
 
 def test_a_score_that_ranks_brightness_is_exposed() -> None:

@@ -16,7 +16,8 @@ def markdown(evaluation: Mapping[str, Any]) -> str:
     n = evaluation["spectra"]
     head = (
         f"bundle {evaluation['bundle'][:12]}, seed {evaluation['seed']}: {n['ordinary']} ordinary spectra, "
-        f"{sum(n['injected'].values())} anomalies of {len(n['injected'])} kinds"
+        f"{sum(n['injected'].values())} anomalies of {len(n['injected'])} kinds, "
+        f"median matched-filter S/N {n['median_matched_snr'] or 0:.3g}"
     )
     parts = {
         "Recall by score": scores_table(evaluation),
@@ -121,7 +122,10 @@ def winners_table(evaluation: Mapping[str, Any]) -> str:
 def _closing(evaluation: Mapping[str, Any]) -> str:
     correlation = ", ".join(f"{name} {value:+.3f}" for name, value in evaluation["rank_correlation"].items())
     n = evaluation["spectra"]["ordinary"]
+    rates = sorted(100 * petal["alerts"] / petal["n"] for petal in evaluation["petals"])
     return (
+        f"False alerts at p < 0.01 by petal: {rates[0]:.1f} to {rates[-1]:.1f} %, median "
+        f"{rates[len(rates) // 2]:.1f} %, {len(rates)} petals.\n"
         f"{n} ordinary spectra resolve rates of false alerts down to {100 / n:.2g} %; at lower ones, a recall is "
         "what lies above all of them.\n"
         f"Rank correlation of -log10 p_value with S/N on ordinary spectra: {correlation or 'too few spectra'}.\n"

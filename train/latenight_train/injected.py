@@ -112,12 +112,14 @@ class _Hosts:
         spectra: the message.
         ordinary: (N,) rows whose anomalies count.
         order: (N,) all rows along the slit: neighbours on the detector stand side by side.
+        red_snr: (N,) median S/N per pixel of the r arm, with the noise: a first guess of what inject.applies asks for.
         spectrum: a row with its estimated noise-free flux.
     """
 
     spectra: Spectra
     ordinary: NDArray[np.bool_]
     order: Rows
+    red_snr: NDArray[np.float32]
     spectrum: Callable[[int], Spectrum]
 
 
@@ -136,8 +138,10 @@ def _hosts(spectra: Spectra, ordinary: NDArray[np.bool_]) -> _Hosts:
         flux, ivar, entry = spectra.flux[row], spectra.ivar[row], spectra.table[row]
         return Spectrum(flux, ivar, float(entry["z"]), str(entry["spectype"]), smooth_model(flux, ivar))
 
-    table = spectra.table
-    return _Hosts(spectra, ordinary, np.lexsort((table["fiber"], table["petal"], table["tileid"])), spectrum)
+    table, red = spectra.table, ARMS[1].pixels
+    order = np.lexsort((table["fiber"], table["petal"], table["tileid"]))
+    red_snr = np.median(spectra.flux[:, red] * np.sqrt(spectra.ivar[:, red]), axis=1)
+    return _Hosts(spectra, ordinary, order, red_snr, spectrum)
 
 
 def _draw(rng: np.random.Generator, hosts: _Hosts, placed: Counter[str]) -> list[_Anomaly]:
@@ -172,6 +176,7 @@ def _place(
     entry, table = KINDS[kind], hosts.spectra.table
     in_range = (table["z"] >= entry.z[0]) & (table["z"] <= entry.z[1])
     fits = free & hosts.ordinary & np.isin(table["spectype"], entry.spectypes) & in_range
+    fits &= hosts.red_snr >= 0.9 * entry.min_snr  # spares smoothing spectra that would be too faint
     for row in rng.permutation(np.flatnonzero(fits)):
         if applies(kind, hosts.spectrum(int(row))):
             return np.array([row]), None

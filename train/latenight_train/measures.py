@@ -57,13 +57,9 @@ def measured(trials: np.ndarray, seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     scores = anomaly_scores(trials)
     injected = trials["kind"] != ""
-    counts = Counter(trials["kind"][injected].tolist())
     p_value = scores["p_value"]
     return {
-        "spectra": {
-            "ordinary": int((~injected).sum()),
-            "injected": {k: counts[k] for k in KINDS if counts[k]},
-        },
+        "spectra": _sample(trials),
         "recall": recall_table(trials["kind"], scores),
         "mean_recall": mean_recall(rng, trials, scores),
         "kinds": by_kind(rng, trials, p_value),
@@ -72,9 +68,20 @@ def measured(trials: np.ndarray, seed: int) -> dict[str, Any]:
             trials, p_value, trials["snr"], _quantile_edges(trials["snr"][~injected], SNR_BINS)
         ),
         "false_alerts": false_alerts(trials[~injected]),
+        "petals": petals(trials[~injected]),
         "rank_correlation": correlations(trials[~injected]),
         "purity": _purity(rng, trials["kind"], scores),
         "winners": winners(trials, p_value),
+    }
+
+
+def _sample(trials: np.ndarray) -> dict[str, Any]:
+    injected = trials["kind"] != ""
+    counts = Counter(trials["kind"][injected].tolist())
+    return {
+        "ordinary": int((~injected).sum()),
+        "injected": {kind: counts[kind] for kind in KINDS if counts[kind]},
+        "median_matched_snr": float(np.median(trials["matched_snr"][injected])) if injected.any() else None,
     }
 
 
@@ -204,6 +211,14 @@ def _cell(ordinary: np.ndarray, spectype: str, edges: tuple[float, ...]) -> dict
         rates[str(p)] = {"alerts": k, "rate": k / n, "interval": wilson(k, n)}
     low, high = (edge if np.isfinite(edge) else None for edge in edges)
     return {"spectype": spectype, "snr": [low, high], "n": n, "nominal": rates}
+
+
+def petals(ordinary: np.ndarray) -> list[dict[str, int]]:
+    """Ordinary spectra of each message and those with p_value < RATE: petals that differ show here."""
+    messages, row = np.unique(ordinary["message"], return_inverse=True)
+    alerts = np.bincount(row, weights=ordinary["p_value"] < RATE)
+    columns = (messages.tolist(), np.bincount(row).tolist(), alerts.astype(int).tolist())
+    return [{"message": m, "n": n, "alerts": k} for m, n, k in zip(*columns, strict=True)]
 
 
 def correlations(ordinary: np.ndarray) -> dict[str, float]:
