@@ -11,7 +11,7 @@ TORCH_INDEX ?=
 UV := .venv/bin/uv pip
 BIN := .venv/bin
 
-.PHONY: help install constraints demo test lint types check kafka bench results image up down
+.PHONY: help install constraints demo test lint types check kafka bench chaos results image up down
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -70,6 +70,10 @@ results: .venv/installed ## simulate, train, evaluate and compare with peers; wr
 	$(BIN)/latenight-train evaluate $(RESULTS)/bundle $(RESULTS)/night --out $(RESULTS)
 	$(BIN)/latenight-train compare $(RESULTS)/survey --bundle $(RESULTS)/bundle --night $(RESULTS)/night --out $(RESULTS)
 	$(BIN)/python -m latenight_train.results README.md $(RESULTS)/evaluation.json $(RESULTS)/comparison.json
+
+ROUNDS ?= 50
+chaos: .venv/installed ## kill, cut, freeze and fill for ROUNDS=50 rounds; SEED=n repeats them
+	$(BIN)/python -m tests.chaos.run $(ROUNDS) $(SEED)
 
 DOCKER ?= docker
 TARGET ?= cpu

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,32 +34,61 @@ def free_ports(n: int) -> list[int]:
     return ports
 
 
-@contextmanager
-def running_kafka(data: Path) -> Iterator[str]:
-    """HOST:PORT of a broker that lives as long as the context; required where CI is set."""
+@dataclass
+class KafkaServer:
+    """A broker that can die and be started again on the same ports with the same data.
+
+    Attributes:
+        data: its folder; kafka.log in it is what it says.
+        port: where it listens.
+        controller: another port, its own.
+        advertised: the port that clients are told to connect to; a proxy may listen there.
+    """
+
+    data: Path
+    port: int
+    controller: int
+    advertised: int
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    def start(self) -> None:
+        """Start it and wait until it listens."""
+        ports = (self.port, self.controller, self.advertised)
+        with (self.data / "kafka.log").open("a") as log:
+            command = [str(SCRIPT), str(self.data), *map(str, ports)]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + START_LIMIT_S
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.05)
+        pytest.fail(f"Kafka did not start: {(self.data / 'kafka.log').read_text()[-2000:]}")
+
+    def end(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """Signal it, if it is there, and wait until it is not."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, how)
+        self.process.wait()
+
+
+def require_tools() -> None:
+    """Skip the test where Java or Maven is missing; fail where CI is set."""
     if lacking := [tool for tool in ("java", "mvn") if shutil.which(tool) is None]:
         message = f"Kafka needs {' and '.join(lacking)}: install Java 17 and Maven"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
+
+
+@contextmanager
+def running_kafka(data: Path) -> Iterator[str]:
+    """HOST:PORT of a broker that lives as long as the context; required where CI is set."""
+    require_tools()
     port, controller = free_ports(2)
-    with (data / "kafka.log").open("w") as log:
-        command = [str(SCRIPT), str(data), str(port), str(controller)]
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        try:
-            _wait_for_port(port, process, data / "kafka.log")
-            yield f"127.0.0.1:{port}"
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # the data are temporary: no need to close them well
-            process.wait()
-
-
-def _wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    pytest.fail(f"Kafka did not start: {log.read_text()[-2000:]}")
+    server = KafkaServer(data, port, controller, advertised=port)
+    try:
+        server.start()
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.end()  # the data are temporary: no need to close them well

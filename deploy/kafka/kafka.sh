@@ -1,12 +1,13 @@
 #!/bin/bash
 # A single-node Apache Kafka without docker, until interrupted: for tests, the demo and development, not for a survey.
 #
-#   kafka.sh [DATA [PORT [CONTROLLER_PORT]]]
+#   kafka.sh [DATA [PORT [CONTROLLER_PORT [ADVERTISED_PORT]]]]
 #
-# DATA keeps topics between runs (default: data/ beside this script). Needs Java 17 and, the first time, Maven.
+# DATA keeps topics between runs (default: data/ beside this script). ADVERTISED_PORT is where clients are told to
+# connect, for a proxy in between. Needs Java 17 and, the first time, Maven.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-data=${1:-$here/data} port=${2:-9092} controller=${3:-$((port + 1))}
+data=${1:-$here/data} port=${2:-9092} controller=${3:-$((port + 1))} advertised=${4:-$port}
 
 for tool in java mvn; do
     command -v "$tool" >/dev/null || { echo "kafka.sh: $tool is missing: install Java 17 and Maven" >&2; exit 3; }
@@ -29,7 +30,7 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:$controller
 listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller
-advertised.listeners=PLAINTEXT://127.0.0.1:$port
+advertised.listeners=PLAINTEXT://127.0.0.1:$advertised
 inter.broker.listener.name=PLAINTEXT
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
+from kafka.structs import OffsetAndMetadata, TopicPartition
 
-from latenight.broker import PlaceLost, Record
+from latenight.broker import PlaceLost, Record, kafka
 from latenight.broker.kafka import KafkaBroker, _message
 from latenight.broker.kafka_sink import within
 from latenight.broker.topics import MAX_MESSAGE_BYTES, MAX_RECORD_BYTES, Topics
@@ -57,6 +58,29 @@ def test_a_member_that_fell_out_of_its_group_commits_nothing(broker: KafkaBroker
     with pytest.raises(Unavailable, match="took the partitions away"):
         source.consumed(messages)
     source.close()
+
+
+@pytest.mark.kafka
+def test_a_transaction_that_hangs_is_named(
+    broker: KafkaBroker, topics: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member whose place is hidden by an open transaction says so instead of waiting as if nothing came."""
+    monkeypatch.setattr(kafka, "NO_PLACE_S", 1.0)
+    fill(broker, records(topics.spectra, 2))
+    first = broker.source([topics.spectra], group=topics.prefix)
+    consumed = first.consumed(take(first, 1))
+    hanging = broker.sink(instance=topics.prefix)._producer
+    hanging.begin_transaction()
+    offsets = {TopicPartition(*where): OffsetAndMetadata(n) for where, n in consumed.offsets.items()}
+    hanging.send_offsets_to_transaction(offsets, consumed.member)
+    first.close()
+    second = broker.source([topics.spectra], group=topics.prefix)
+    with pytest.raises(Unavailable, match=f"committed place of {topics.spectra}/.*: a transaction hangs"):
+        take(second, 1)
+    hanging.commit_transaction()
+    assert [message.offset for message in take(second, 1)] == [1]
+    second.close()
+    hanging.close()
 
 
 @pytest.mark.kafka

@@ -8,14 +8,18 @@ import signal
 import subprocess
 import sys
 import uuid
-from typing import IO
+from dataclasses import replace
+from typing import IO, TYPE_CHECKING
 
 import pytest
 
 from latenight.broker.kafka import KafkaBroker
 from latenight.broker.topics import Topics
+from tests.chaos.world import N_SPECTRA, ROOT, count_scores, make_message, targets
 from tests.contract.test_broker import read_all
-from tests.e2e.test_kill import N_SPECTRA, ROOT, petal, scored, targets
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEADLINE_S = 60.0
 
@@ -32,7 +36,7 @@ def latenight(servers: str, prefix: str, *words: str) -> subprocess.CompletedPro
 
 
 @pytest.mark.kafka
-def test_a_night_of_commands(kafka_server: str) -> None:
+def test_a_night_of_commands(kafka_server: str, tmp_path: Path) -> None:
     """Topics are created, SIGTERM lets the daemon finish and exit with 0, and the alerts can be read."""
     topics, broker = Topics(f"stop{uuid.uuid4().hex[:8]}"), KafkaBroker(kafka_server)
     missing = latenight(kafka_server, topics.prefix, "alerts", "--until-end")
@@ -41,17 +45,19 @@ def test_a_night_of_commands(kafka_server: str) -> None:
     for word in (topics.spectra, "nothing"):
         assert word in latenight(kafka_server, topics.prefix, "topics", "create", "--partitions", "1").stderr
     sink = broker.sink()
-    sink.publish([petal(topics.spectra, number) for number in range(3)])
+    sink.publish([replace(make_message(tmp_path, number), topic=topics.spectra) for number in range(3)])
     sink.close()
 
-    command = [sys.executable, "-m", "tests.e2e.serve_fake", kafka_server, topics.prefix]
+    kafka = ("--bootstrap-servers", kafka_server, "--topic-prefix", topics.prefix)
+    serve = ("serve", "--bundle", ".", "--budget", "0.1", *kafka)
+    command = [sys.executable, "-m", "tests.chaos.daemon", "-", *serve]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as daemon:
         assert daemon.stdout is not None
-        wait_for(daemon.stdout, "published")
+        wait_for(daemon.stdout, "committed")
         daemon.send_signal(signal.SIGTERM)
         daemon.communicate(timeout=DEADLINE_S)
     assert daemon.returncode == 0
-    assert scored(read_all(broker, topics.scores)).total() == 3 * N_SPECTRA
+    assert count_scores(read_all(broker, topics.scores)).total() == 3 * N_SPECTRA
 
     where = "night == 20260101"
     printed = latenight(kafka_server, topics.prefix, "alerts", "--until-end", "--where", where)

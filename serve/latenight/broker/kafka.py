@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ TRANSACTION_MS = 30_000
 MAX_POLL_INTERVAL_MS = 600_000
 # The partitions of a member that died wait so long for it to come back under its name (Kafka's own default).
 SESSION_MS = 45_000
+# Nobody learns the committed place of a partition while a transaction that moves it is open. Longer than this it
+# hangs: Kafka has lost track of it (seen when an unreplicated broker was killed with -9 right after a commit).
+NO_PLACE_S = 3 * TRANSACTION_MS / 1000
 # A fetch returns up to this much of each partition and always at least one message, whatever its size.
 FETCH_BYTES = 8 * MIB
 
@@ -133,11 +137,14 @@ class KafkaSource:
         self._since_ms = since_ms
         self._first: dict[TopicPartition, int] = {}  # where poll began: where to rewind to without a commit
         self._fresh: dict[TopicPartition, OffsetAndMetadata] = {}  # polled since the last commit
+        self._placed = time.monotonic()  # when all our partitions last had a place
 
     def poll(self, timeout_s: float, max_messages: int) -> list[Message]:
         """The next messages, [] if none came within the timeout."""
         with translated("cannot read"):
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_messages)
+            if not polled:
+                self._check_places()
         for partition, records in polled.items():
             self._first.setdefault(partition, records[0].offset)
             self._fresh[partition] = OffsetAndMetadata(records[-1].offset + 1, "", records[-1].leader_epoch)
@@ -201,6 +208,19 @@ class KafkaSource:
         """Whether requests are answered at once: a pending JoinGroup holds back those behind it."""
         is_member = self._consumer.config["group_id"] is not None
         return not is_member or self._consumer.group_metadata().state == MemberState.STABLE
+
+    def _check_places(self) -> None:
+        """Notice partitions that stay without a place: they look as if nothing came."""
+        assigned = self._consumer.assignment() if self._is_settled() else ()
+        lost = sorted(each for each in assigned if self._consumer.position(each, timeout_ms=0) is None)
+        if not lost:
+            self._placed = time.monotonic()
+        elif time.monotonic() - self._placed > NO_PLACE_S:
+            names = ", ".join(f"{topic}/{number}" for topic, number in lost)
+            raise Unavailable(
+                f"Kafka does not tell the committed place of {names}: a transaction hangs in it; find and end it "
+                "with kafka-transactions.sh find-hanging and abort"
+            )
 
     def _take(self) -> dict[TopicPartition, OffsetAndMetadata]:
         assigned = self._consumer.assignment()
