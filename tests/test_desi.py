@@ -355,7 +355,7 @@ class TestBrokenFiles:
 
     def test_a_directory_is_bad_input(self, tmp_path: Path) -> None:
         """A directory is no coadd."""
-        with pytest.raises(BadInput, match="is a directory"):
+        with pytest.raises(BadInput, match="not a regular file"):
             desi.read_coadd(tmp_path)
 
     @pytest.mark.parametrize("name", ["coadd[1].fits", "coadd.fits(copy.fits)"])

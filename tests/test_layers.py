@@ -16,6 +16,7 @@ OURS = frozenset(PACKAGES)
 # One library, one module of each package (or one sub-package) that may import it. numpy is free.
 OWNERS = {
     "click": {"latenight.cli", "latenight_train.cli"},
+    "flatbuffers": {"latenight.wire"},
     "fitsio": {"latenight.desi", "latenight_train.simulate_write"},
     "kafka": {"latenight.broker"},
     "matplotlib": {"latenight.plots", "latenight_train.evaluate_plots"},

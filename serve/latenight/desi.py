@@ -6,9 +6,12 @@ releases. RESOLUTION (69 % of a coadd) is never read. Layout: https://desidatamo
 
 from __future__ import annotations
 
+import gzip
 import logging
 import os
 import re
+import stat
+import zlib
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +21,7 @@ import numpy as np
 
 from latenight import identity
 from latenight.errors import BadInput, Unavailable
-from latenight.spectra import ARMS, N_PIX, PIXEL, Arm, Spectra
+from latenight.spectra import ARMS, MAX_ROWS, N_PIX, PIXEL, Arm, Spectra
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,8 +34,17 @@ COADD_NAME = re.compile(r"coadd-.*\.fits(\.gz)?")
 UNFINISHED = re.compile(r".*_tmp\d+\.fits(\.gz)?")  # desispec writes <base>_tmp<PID><ext>, then renames
 WAVE_TOLERANCE = 0.01  # Angstrom; 1/80 of a pixel, far below the resolution (sigma 0.63 A)
 BLOCK_ROWS = 32  # rows cleaned at a time: 350 kB per array stay in the cache, 16 ms a coadd instead of 27
-# Everything that fitsio 1.4 was seen to raise on corrupt bytes, and MemoryError for absurd sizes.
-FITSIO_ERRORS = (OSError, ValueError, TypeError, KeyError, IndexError, RuntimeError, MemoryError)
+# Everything that fitsio 1.4 was seen to raise on corrupt bytes (make fuzz), and MemoryError for absurd sizes.
+FITSIO_ERRORS = (
+    *(OSError, ValueError, TypeError, KeyError, IndexError, RuntimeError, MemoryError),
+    fitsio.FITSFormatError,
+)
+# What a file may make us hold in memory: tables have a row for each exposure of a target, strings are short, and
+# CFITSIO unpacks a .gz of any size whole (a petal has 213 MB; zeros shrink by a factor of 1000).
+MAX_TABLE_ROWS = 100 * MAX_ROWS
+MAX_REPEAT = 256
+MAX_UNZIPPED_BYTES = 2 << 30
+FITS_MAGIC, GZIP_MAGIC = b"SIMPLE  =", b"\x1f\x8b"
 
 
 def read_coadd(path: Path, redrock: Path | None = None) -> Spectra:
@@ -120,7 +132,7 @@ def find_coadds(paths: Iterable[Path]) -> list[Path]:
 class _Fits:
     """An open FITS file whose every complaint names the file and the HDU."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, size: int) -> None:
         self.path = path
         try:
             self._fits = fitsio.FITS(str(path))
@@ -130,12 +142,10 @@ class _Fits:
             self._header = self._fits[0].read_header()
         except FITSIO_ERRORS as error:
             raise BadInput(f"{path}: not a FITS file: {_first_line(error)}") from error
-        if path.suffix != ".gz":  # CFITSIO itself refuses a truncated .gz
-            self._check_complete()
+        self._check_complete(size)
 
-    def _check_complete(self) -> None:
+    def _check_complete(self, size: int) -> None:
         """A cut file has an HDU that ends beyond it, or pieces of a lost header after its last HDU."""
-        size = self.path.stat().st_size
         name, info = max(self._infos.items(), key=lambda item: item[1]["data_end"])
         if info["data_end"] != size:
             raise self.bad(
@@ -158,15 +168,18 @@ class _Fits:
     def n_spectra(self) -> int:
         """Rows of B_FLUX; the shapes of all other HDUs are checked against it."""
         dims = self._info("B_FLUX").get("dims")
-        if not dims or len(dims) != 2 or dims[0] < 1:
-            raise self.bad("B_FLUX", f"has shape {dims}, expected (number of spectra, {ARMS[0].n})")
+        if not dims or len(dims) != 2 or not 1 <= dims[0] <= MAX_ROWS:
+            raise self.bad("B_FLUX", f"has shape {dims}, expected (1 to {MAX_ROWS} spectra, {ARMS[0].n})")
         return int(dims[0])
 
     def check_image(self, name: str, shape: tuple[int, ...]) -> None:
-        """Refuse an HDU that is not there, not an image of that shape or cut short."""
-        dims = self._info(name).get("dims")
+        """Refuse an HDU that is not there, or not a plain image of that shape."""
+        info = self._info(name)
+        dims = info.get("dims")
         if dims is None or tuple(dims) != shape:
             raise self.bad(name, f"has shape {dims}, expected {list(shape)}")
+        if info["is_compressed_image"]:
+            raise self.bad(name, "is a compressed image, which DESI does not write; unpack it with funpack")
 
     def image(self, name: str, shape: tuple[int, ...], kinds: str) -> np.ndarray:
         """An image of the given shape and numpy kinds, in native byte order."""
@@ -179,13 +192,19 @@ class _Fits:
     def columns(self, name: str, wanted: identity.Wanted, n: int | None = None) -> dict[str, np.ndarray]:
         """The wanted columns that the table has, by our name and with our type (spectra.TABLE)."""
         info = self._info(name)
-        if "colnames" not in info or (n is not None and info["nrows"] != n):
-            raise self.bad(name, "is no table" + (f" of {n} rows" if n else ""))
+        n_rows = info.get("nrows", -1)
+        if "colnames" not in info or not 0 <= n_rows <= MAX_TABLE_ROWS or n not in {None, n_rows}:
+            raise self.bad(name, f"is no table of {n or f'up to {MAX_TABLE_ROWS}'} rows")
         have = {column.upper() for column in info["colnames"]}
         names = {ours: next((c for c in theirs if c in have), None) for ours, theirs in wanted.items()}
         chosen = {ours: column for ours, column in names.items() if column}
-        if not chosen or not info["nrows"]:
+        if not chosen or not n_rows:
             return {}
+        for column in info["colinfo"]:  # a negative type is a list of any length
+            if column["name"].upper() in chosen.values() and (
+                column["type"] < 0 or not 1 <= column["repeat"] <= MAX_REPEAT
+            ):
+                raise self.bad(name, f"column {column['name']} holds {column['tform']} a row")
         rows = self._read(name, columns=list(chosen.values()))
         columns = {column.upper(): rows[column] for column in rows.dtype.names or ()}
         try:
@@ -211,12 +230,12 @@ class _Fits:
 def _opened(path: Path) -> Iterator[_Fits]:
     """The file for reading; afterwards it must be as it was before."""
     before = _stat(path)
-    if before.st_size == 0:
-        raise BadInput(f"{path}: the file is empty")
+    if not stat.S_ISREG(before.st_mode):
+        raise BadInput(f"{path}: is not a regular file")
     if set("[(") & set(str(path)):
         raise BadInput(f"{path}: CFITSIO takes '[' and '(' in a name for a filter or an output; rename it")
     try:
-        with closing(_Fits(path)) as fits:
+        with closing(_Fits(path, _unzipped_size(path, before.st_size))) as fits:
             yield fits
     except BadInput:
         _check_readable(path)  # a failing disk is not the fault of the file
@@ -243,8 +262,34 @@ def _check_readable(path: Path) -> None:
         with path.open("rb") as file:
             while file.read(1 << 22):
                 pass
-    except IsADirectoryError as error:
-        raise BadInput(f"{path}: is a directory") from error
+    except OSError as error:
+        raise Unavailable(f"{path}: {error.strerror}") from error
+
+
+def _unzipped_size(path: Path, size: int) -> int:
+    """Size of the FITS file [bytes], or of what a .gz holds; CFITSIO would unpack further formats, unasked.
+
+    Raises:
+        BadInput: neither FITS nor .gz, a broken .gz, or more than MAX_UNZIPPED_BYTES in it.
+        Unavailable: the file cannot be read now.
+    """
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(FITS_MAGIC))
+            if magic == FITS_MAGIC:
+                return size
+            if path.suffix != ".gz" or not magic.startswith(GZIP_MAGIC):
+                raise BadInput(f"{path}: not a FITS file: begins with {magic!r}")
+            file.seek(0)
+            with gzip.open(file) as content:
+                unzipped = 0
+                while chunk := content.read(1 << 20):
+                    unzipped += len(chunk)
+                    if unzipped > MAX_UNZIPPED_BYTES:
+                        raise BadInput(f"{path}: unpacks to more than {MAX_UNZIPPED_BYTES} bytes")
+                return unzipped
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise BadInput(f"{path}: not a FITS file: {error}") from error
     except OSError as error:
         raise Unavailable(f"{path}: {error.strerror}") from error
 

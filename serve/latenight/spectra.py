@@ -62,6 +62,10 @@ WAVE = np.concatenate([arm.wave for arm in ARMS])  # (7958,)
 WAVE_JOINT = 3600.0 + PIXEL * np.arange(N_JOINT)  # (7781,)
 ARM_OF_PIXEL = np.repeat(np.arange(len(ARMS)), [arm.n for arm in ARMS])  # (7958,) 0, 1, 2
 
+# One message or file holds no more: a petal has 500 rows, the densest healpix pixel of DR1 some thousands. 10 000
+# take 640 MB; what claims more is damaged, and would take the daemon's memory before anything else is checked.
+MAX_ROWS = 10_000
+
 UNKNOWN = "UNKNOWN"  # spectype of a spectrum without a redrock row
 SPECTYPES = ("GALAXY", "QSO", "STAR", UNKNOWN)
 

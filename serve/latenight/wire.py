@@ -1,7 +1,8 @@
 """Inline spectra and score tables as they travel and are stored; the only module that imports pyarrow.
 
 They are Arrow IPC streams of one record batch, whose schema metadata name the format, so that any language
-with Arrow can publish spectra or read scores.
+with Arrow can publish spectra or read scores. The batch is not compressed (Kafka can do that) and has no
+dictionaries: a message never unpacks to more than its size.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from flatbuffers.table import Table
 
 from latenight.errors import BadInput
 from latenight.scores import SCORES
-from latenight.spectra import N_PIX, SPECTYPES, TABLE, Spectra, empty_table
+from latenight.spectra import MAX_ROWS, N_PIX, SPECTYPES, TABLE, Spectra, empty_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,6 +31,7 @@ CONTENT_ARROW = "application/vnd.apache.arrow.stream"
 SPECTRA_FORMAT = "latenight.spectra/1"
 SCORES_FORMAT = "latenight.scores/1"
 
+MAX_SOURCE = 4096  # bytes, the longest path; it stands in every row of the scores
 PIXELS = pa.list_(pa.float32(), N_PIX)
 TEXT_SCORES = ("bundle", "source")  # the columns of a score table that are the same in all rows of a message
 
@@ -53,8 +56,8 @@ def decode_spectra(data: bytes) -> Spectra:
     """
     batch = _decode(data, SPECTRA_FORMAT)
     source = batch.schema.metadata.get(b"source")
-    if source is None or not batch.num_rows:
-        raise BadInput("spectra: no rows, or no source in the schema metadata")
+    if source is None or len(source) > MAX_SOURCE or not batch.num_rows:
+        raise BadInput(f"spectra: no rows, or no source of up to {MAX_SOURCE} bytes in the schema metadata")
     for required in ("flux", "ivar", "targetid"):
         if required not in batch.schema.names:
             raise BadInput(f"spectra: column {required} is missing")
@@ -225,19 +228,33 @@ def _encode(batch: pa.RecordBatch) -> bytes:
 
 def _decode(data: bytes, expected: str) -> pa.RecordBatch:
     try:
-        with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
-            batches = list(reader)
-        for batch in batches:
-            batch.validate(full=True)
-        names = reader.schema.names  # ValueError if they are no text
+        messages = list(pa.ipc.MessageReader.open_stream(pa.py_buffer(data)))
+        kinds = [message.type for message in messages]
+        if kinds != ["schema", "record batch"]:
+            raise BadInput(f"{expected}: expected one Arrow batch, found {', '.join(kinds) or 'nothing'}")
+        schema = pa.ipc.read_schema(messages[0])
+        found = (schema.metadata or {}).get(b"format", b"")
+        if found != expected.encode():
+            raise BadInput(f"{expected}: found Arrow of format {found!r:.80}")
+        if len(set(schema.names)) != len(schema.names):  # ValueError if they are no text
+            raise BadInput(f"{expected}: two columns of one name")
+        if _is_compressed(messages[1]):
+            raise BadInput(f"{expected}: the batch is compressed; publish it as it is, Kafka can compress it")
+        batch = pa.ipc.read_record_batch(messages[1], schema)
+        if batch.num_rows > MAX_ROWS:
+            raise BadInput(f"{expected}: {batch.num_rows} rows, more than {MAX_ROWS}")
+        batch.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadInput(f"{expected}: not an Arrow stream: {error}") from error
-    found = (reader.schema.metadata or {}).get(b"format", b"").decode(errors="replace")
-    if len(set(names)) != len(names):
-        raise BadInput(f"{expected}: two columns of one name")
-    if found != expected or len(batches) != 1:
-        raise BadInput(f"expected one Arrow batch of format {expected}, found {len(batches)} of {found!r}")
-    return batches[0]
+    return batch
+
+
+def _is_compressed(message: pa.ipc.Message) -> bool:
+    """Whether a record batch names a codec: Message.header.compression of Arrow's Message.fbs."""
+    metadata = message.metadata.to_pybytes()
+    root = Table(metadata, int.from_bytes(metadata[:4], "little"))
+    header = Table(metadata, root.Indirect(root.Pos + root.Offset(8)))
+    return bool(header.Offset(10))
 
 
 SCORE_SCHEMA = pa.schema(

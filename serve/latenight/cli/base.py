@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Which extra brings what the base installation lacks.
 EXTRAS = {
-    **dict.fromkeys(("onnxruntime", "fitsio", "pyarrow", "prometheus_client"), "cpu"),
+    **dict.fromkeys(("onnxruntime", "fitsio", "flatbuffers", "pyarrow", "prometheus_client"), "cpu"),
     **dict.fromkeys(("torch", "onnx", "onnxscript", "tqdm"), "train"),
     "matplotlib": "report",
 }
