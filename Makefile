@@ -11,7 +11,7 @@ TORCH_INDEX ?=
 UV := .venv/bin/uv pip
 BIN := .venv/bin
 
-.PHONY: help install constraints demo test lint types check kafka bench chaos results image up down
+.PHONY: help install constraints demo test lint types check kafka bench chaos results fuzz image up down
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -74,6 +74,9 @@ results: .venv/installed ## simulate, train, evaluate and compare with peers; wr
 ROUNDS ?= 50
 chaos: .venv/installed ## kill, cut, freeze and fill for ROUNDS=50 rounds; SEED=n repeats them
 	$(BIN)/python -m tests.chaos.run $(ROUNDS) $(SEED)
+FUZZ := 100000
+fuzz: .venv/installed ## break messages and files, $(FUZZ) of each (FUZZ=...): no crash, no hang, no blow-up
+	$(BIN)/python -m tests.fuzz --inputs $(FUZZ)
 
 DOCKER ?= docker
 TARGET ?= cpu
