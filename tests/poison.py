@@ -164,6 +164,12 @@ def squeezed(folder: Path) -> Record:
     return said_of(path)
 
 
+def in_a_circle(data: bytes) -> bytes:
+    """A coadd whose third HDU has a negative size, so that the next one would lie before it."""
+    at = data.index(b"GCOUNT  =                    1", data.index(b"B_WAVELENGTH"))
+    return data[:at] + b"GCOUNT  =                   -2" + data[at + 30 :]
+
+
 def broken_redrock(folder: Path) -> Record:
     record = pointer(folder)
     (folder / REDROCK_NAME).write_bytes(b"SIMPLE")
@@ -232,7 +238,7 @@ POISON = {
     "a file cut after its announcement": Poison(after(cut), "changed since it was announced"),
     "a truncated file": Poison(of_bytes(lambda data: data[:-2880]), "it was cut"),
     "a file cut in a header": Poison(of_bytes(lambda data: data[:5000]), "not a FITS file|it was cut"),
-    "an empty file": Poison(of_bytes(lambda _: b""), "not a FITS file"),
+    "an empty file": Poison(of_bytes(lambda _: b""), "the file is empty"),
     "a file of another format": Poison(of_bytes(lambda _: b"<html>404</html>"), "not a FITS file"),
     "a truncated .gz": Poison(of_bytes(lambda data: gzip.compress(data, 1)[:-99], f"{NAME}.gz"), "not a FITS file"),
     "a .gz of a cut file": Poison(of_bytes(lambda data: gzip.compress(data[:-2880], 1), f"{NAME}.gz"), "it was cut"),
@@ -245,6 +251,7 @@ POISON = {
     "a wrong grid": Poison(of_hdus(B_WAVELENGTH=GRID + 0.1), "HDU B_WAVELENGTH: is not the DESI grid"),
     "a wrong number of pixels": Poison(of_hdus(B_IVAR=np.ones((N, 9), "f4")), "HDU B_IVAR: has shape"),
     "integer flux": Poison(of_hdus(B_FLUX=np.ones((N, ARMS[0].n), "i4")), "HDU B_FLUX: holds int32"),
+    "HDUs in a circle": Poison(of_bytes(in_a_circle), "HDU .* lies at"),
     "an arm of NaN": Poison(of_hdus(Z_FLUX=np.full((N, ARMS[2].n), np.nan, "f4")), "Z_FLUX: holds no finite value"),
     "a FIBERMAP of other rows": Poison(of_hdus(FIBERMAP=make_table({"TARGETID": np.arange(3)})), "is no table of 9"),
     "TARGETID as float64": Poison(of_hdus(FIBERMAP=make_table({"TARGETID": np.ones(N)})), "targetid holds .*f8"),

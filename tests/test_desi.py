@@ -7,6 +7,7 @@ import gzip
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import fitsio
 import numpy as np
@@ -28,6 +29,9 @@ from tests.coadds import (
     write_hdus,
 )
 from tests.fakes import DEAD_ROW, SKY_ROWS, UNKNOWN_ROW, assert_same_tables, make_spectra
+
+if TYPE_CHECKING:
+    from latenight.fits import Fits
 
 IN_TMP = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TILE = "fastspecfit/coadd-4-80613-thru20210324.fits"
@@ -393,7 +397,7 @@ class TestBrokenFiles:
         """A file that is replaced while it is read is Unavailable: the next attempt reads the new one."""
         read_table = desi._read_table
 
-        def touch(fits: desi._Fits, n: int) -> np.ndarray:
+        def touch(fits: Fits, n: int) -> np.ndarray:
             os.utime(coadd, (1, 1))
             return read_table(fits, n)
 

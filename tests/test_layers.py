@@ -17,7 +17,7 @@ OURS = frozenset(PACKAGES)
 OWNERS = {
     "click": {"latenight.cli", "latenight_train.cli"},
     "flatbuffers": {"latenight.wire"},
-    "fitsio": {"latenight.desi", "latenight_train.simulate_write"},
+    "fitsio": {"latenight.fits", "latenight_train.simulate_write"},
     "kafka": {"latenight.broker"},
     "matplotlib": {"latenight.plots", "latenight_train.evaluate_plots"},
     "onnxruntime": {"latenight.session"},

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from latenight.broker import Message, Record
+    from latenight.fits import Fits
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_a_file_that_is_replaced_while_it_is_read_becomes_a_dead_letter(
     """The second attempt sees that it is not what was announced; the new one has an announcement of its own."""
     record, read_table = pointer(root), desi._read_table
 
-    def and_replace(fits: desi._Fits, n: int) -> np.ndarray:
+    def and_replace(fits: Fits, n: int) -> np.ndarray:
         if fits.path.name == NAME:
             rewritten(fits.path)
         return read_table(fits, n)

@@ -1,4 +1,4 @@
-"""DESI coadd-*, spectra-* and redrock-* files -> Spectra; the only module that imports fitsio.
+"""DESI coadd-*, spectra-* and redrock-* files -> Spectra.
 
 HDUs and columns are taken by name, and only those that are there: their order and number differ between
 releases. RESOLUTION (69 % of a coadd) is never read. Layout: https://desidatamodel.readthedocs.io.
@@ -6,27 +6,25 @@ releases. RESOLUTION (69 % of a coadd) is never read. Layout: https://desidatamo
 
 from __future__ import annotations
 
-import gzip
 import logging
 import os
 import re
-import stat
-import zlib
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fitsio
 import numpy as np
 
 from latenight import identity
-from latenight.errors import BadInput, Unavailable
+from latenight.errors import Unavailable
+from latenight.fits import opened
 from latenight.spectra import ARMS, MAX_ROWS, N_PIX, PIXEL, Arm, Spectra
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
+
+    from latenight.fits import Fits
 
 log = logging.getLogger(__name__)
 
@@ -34,17 +32,6 @@ COADD_NAME = re.compile(r"coadd-.*\.fits(\.gz)?")
 UNFINISHED = re.compile(r".*_tmp\d+\.fits(\.gz)?")  # desispec writes <base>_tmp<PID><ext>, then renames
 WAVE_TOLERANCE = 0.01  # Angstrom; 1/80 of a pixel, far below the resolution (sigma 0.63 A)
 BLOCK_ROWS = 32  # rows cleaned at a time: 350 kB per array stay in the cache, 16 ms a coadd instead of 27
-# Everything that fitsio 1.4 was seen to raise on corrupt bytes (make fuzz), and MemoryError for absurd sizes.
-FITSIO_ERRORS = (
-    *(OSError, ValueError, TypeError, KeyError, IndexError, RuntimeError, MemoryError),
-    fitsio.FITSFormatError,
-)
-# What a file may make us hold in memory: tables have a row for each exposure of a target, strings are short, and
-# CFITSIO unpacks a .gz of any size whole (a petal has 213 MB; zeros shrink by a factor of 1000).
-MAX_TABLE_ROWS = 100 * MAX_ROWS
-MAX_REPEAT = 256
-MAX_UNZIPPED_BYTES = 2 << 30
-FITS_MAGIC, GZIP_MAGIC = b"SIMPLE  =", b"\x1f\x8b"
 
 
 def read_coadd(path: Path, redrock: Path | None = None) -> Spectra:
@@ -69,13 +56,13 @@ def read_coadd(path: Path, redrock: Path | None = None) -> Spectra:
         Unavailable: the file is gone, unreadable or being written; the daemon retries.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100  resolving links would change the name people know
-    with _opened(path) as fits:
-        n = fits.n_spectra()
+    with opened(path) as fits:
+        n = _n_spectra(fits)
         flux, ivar = _read_arms(fits, n)
         table = _read_table(fits, n)
     redrock = redrock or redrock_beside(path)
     if redrock is not None:
-        with _opened(redrock) as fits:
+        with opened(redrock) as fits:
             redshifts = fits.columns("REDSHIFTS", identity.REDSHIFTS)
             try:
                 table = identity.join_redshifts(table, redshifts)
@@ -93,11 +80,11 @@ def describe(path: Path) -> dict[str, Any]:
     Raises:
         BadInput, Unavailable: as read_coadd.
     """
-    with _opened(path) as fits:
-        n = fits.n_spectra()
+    with opened(path) as fits:
+        n = _n_spectra(fits)
         for arm in ARMS:
             fits.check_image(f"{arm.name.upper()}_IVAR", (n, arm.n))
-        return fits.facts() | {"n": n}
+        return _facts(fits) | {"n": n}
 
 
 def redrock_beside(path: Path) -> Path | None:
@@ -129,188 +116,32 @@ def find_coadds(paths: Iterable[Path]) -> list[Path]:
     return [path for path in finished if path.suffix != ".gz" or path.with_suffix("") not in found]
 
 
-class _Fits:
-    """An open FITS file whose every complaint names the file and the HDU."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        self.path = path
-        try:
-            self._fits = fitsio.FITS(str(path))
-            self._hdus = {hdu.get_extname().upper(): hdu for hdu in self._fits}
-            # get_info copies deeply, 0.2 ms of FIBERMAP's 80 columns: once per HDU
-            self._infos = {name: hdu.get_info() for name, hdu in self._hdus.items()}
-            self._header = self._fits[0].read_header()
-        except FITSIO_ERRORS as error:
-            raise BadInput(f"{path}: not a FITS file: {_first_line(error)}") from error
-        self._check_complete(size)
-
-    def _check_complete(self, size: int) -> None:
-        """A cut file has an HDU that ends beyond it, or pieces of a lost header after its last HDU."""
-        name, info = max(self._infos.items(), key=lambda item: item[1]["data_end"])
-        if info["data_end"] != size:
-            raise self.bad(
-                name or "PRIMARY", f"ends at byte {info['data_end']}, the file at {size}: it was cut"
-            )
-
-    def close(self) -> None:
-        self._fits.close()
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._hdus
-
-    def bad(self, name: str, problem: str) -> BadInput:
-        return BadInput(f"{self.path}: HDU {name}: {problem}")
-
-    def facts(self) -> dict[str, Any]:
-        """What the file says of all its rows: tileid, night, petal, survey, program."""
-        return identity.file_facts(self.path.name, dict(self._header))
-
-    def n_spectra(self) -> int:
-        """Rows of B_FLUX; the shapes of all other HDUs are checked against it."""
-        dims = self._info("B_FLUX").get("dims")
-        if not dims or len(dims) != 2 or not 1 <= dims[0] <= MAX_ROWS:
-            raise self.bad("B_FLUX", f"has shape {dims}, expected (1 to {MAX_ROWS} spectra, {ARMS[0].n})")
-        return int(dims[0])
-
-    def check_image(self, name: str, shape: tuple[int, ...]) -> None:
-        """Refuse an HDU that is not there, or not a plain image of that shape."""
-        info = self._info(name)
-        dims = info.get("dims")
-        if dims is None or tuple(dims) != shape:
-            raise self.bad(name, f"has shape {dims}, expected {list(shape)}")
-        if info["is_compressed_image"]:
-            raise self.bad(name, "is a compressed image, which DESI does not write; unpack it with funpack")
-
-    def image(self, name: str, shape: tuple[int, ...], kinds: str) -> np.ndarray:
-        """An image of the given shape and numpy kinds, in native byte order."""
-        self.check_image(name, shape)
-        values = self._read(name)
-        if values.dtype.kind not in kinds:
-            raise self.bad(name, f"holds {values.dtype}, expected a type of kind {kinds}")
-        return values
-
-    def columns(self, name: str, wanted: identity.Wanted, n: int | None = None) -> dict[str, np.ndarray]:
-        """The wanted columns that the table has, by our name and with our type (spectra.TABLE)."""
-        info = self._info(name)
-        n_rows = info.get("nrows", -1)
-        if "colnames" not in info or not 0 <= n_rows <= MAX_TABLE_ROWS or n not in {None, n_rows}:
-            raise self.bad(name, f"is no table of {n or f'up to {MAX_TABLE_ROWS}'} rows")
-        have = {column.upper() for column in info["colnames"]}
-        names = {ours: next((c for c in theirs if c in have), None) for ours, theirs in wanted.items()}
-        chosen = {ours: column for ours, column in names.items() if column}
-        if not chosen or not n_rows:
-            return {}
-        for column in info["colinfo"]:  # a negative type is a list of any length
-            if column["name"].upper() in chosen.values() and (
-                column["type"] < 0 or not 1 <= column["repeat"] <= MAX_REPEAT
-            ):
-                raise self.bad(name, f"column {column['name']} holds {column['tform']} a row")
-        rows = self._read(name, columns=list(chosen.values()))
-        columns = {column.upper(): rows[column] for column in rows.dtype.names or ()}
-        try:
-            return {ours: identity.convert(columns[column], ours) for ours, column in chosen.items()}
-        except ValueError as error:
-            raise self.bad(name, f"column {error}") from error
-
-    def _info(self, name: str) -> dict[str, Any]:
-        if name not in self._hdus:
-            raise self.bad(name, f"is missing; the file has {', '.join(filter(None, self._hdus)) or 'none'}")
-        info: dict[str, Any] = self._infos[name]
-        return info
-
-    def _read(self, name: str, **options: object) -> np.ndarray:
-        try:
-            values: np.ndarray = self._hdus[name].read(**options)
-        except FITSIO_ERRORS as error:
-            raise self.bad(name, f"cannot be read: {_first_line(error)}") from error
-        return values
+def _n_spectra(fits: Fits) -> int:
+    """Rows of B_FLUX; the shapes of all other HDUs are checked against it."""
+    shape = fits.shape("B_FLUX")
+    if len(shape) != 2 or not 1 <= shape[0] <= MAX_ROWS:
+        raise fits.bad("B_FLUX", f"has shape {list(shape)}, expected (1 to {MAX_ROWS} spectra, {ARMS[0].n})")
+    return shape[0]
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[_Fits]:
-    """The file for reading; afterwards it must be as it was before."""
-    before = _stat(path)
-    if not stat.S_ISREG(before.st_mode):
-        raise BadInput(f"{path}: is not a regular file")
-    if set("[(") & set(str(path)):
-        raise BadInput(f"{path}: CFITSIO takes '[' and '(' in a name for a filter or an output; rename it")
-    try:
-        with closing(_Fits(path, _unzipped_size(path, before.st_size))) as fits:
-            yield fits
-    except BadInput:
-        _check_readable(path)  # a failing disk is not the fault of the file
-        _check_unchanged(path, before)
-        raise
-    _check_unchanged(path, before)
+def _facts(fits: Fits) -> dict[str, Any]:
+    """What the file says of all its rows: tileid, night, petal, survey, program."""
+    return identity.file_facts(fits.path.name, fits.header())
 
 
-def _stat(path: Path) -> os.stat_result:
-    try:
-        return path.stat()
-    except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror}") from error
-
-
-def _check_unchanged(path: Path, before: os.stat_result) -> None:
-    after = _stat(path)
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise Unavailable(f"{path}: changed while it was read")
-
-
-def _check_readable(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            while file.read(1 << 22):
-                pass
-    except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror}") from error
-
-
-def _unzipped_size(path: Path, size: int) -> int:
-    """Size of the FITS file [bytes], or of what a .gz holds; CFITSIO would unpack further formats, unasked.
-
-    Raises:
-        BadInput: neither FITS nor .gz, a broken .gz, or more than MAX_UNZIPPED_BYTES in it.
-        Unavailable: the file cannot be read now.
-    """
-    try:
-        with path.open("rb") as file:
-            magic = file.read(len(FITS_MAGIC))
-            if magic == FITS_MAGIC:
-                return size
-            if path.suffix != ".gz" or not magic.startswith(GZIP_MAGIC):
-                raise BadInput(f"{path}: not a FITS file: begins with {magic!r}")
-            file.seek(0)
-            with gzip.open(file) as content:
-                unzipped = 0
-                while chunk := content.read(1 << 20):
-                    unzipped += len(chunk)
-                    if unzipped > MAX_UNZIPPED_BYTES:
-                        raise BadInput(f"{path}: unpacks to more than {MAX_UNZIPPED_BYTES} bytes")
-                return unzipped
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise BadInput(f"{path}: not a FITS file: {error}") from error
-    except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
-
-
-def _read_table(fits: _Fits, n: int) -> np.ndarray:
+def _read_table(fits: Fits, n: int) -> np.ndarray:
     fibermap = {}
     if "FIBERMAP" in fits:
         fibermap = fits.columns("FIBERMAP", identity.FIBERMAP, n)
     else:
         log.warning("%s has no FIBERMAP: targets are unknown, sky fibres are scored as targets", fits.path)
-    table = identity.from_fibermap(n, fits.facts(), fibermap)
+    table = identity.from_fibermap(n, _facts(fits), fibermap)
     if "EXP_FIBERMAP" in fits and identity.needs_exposures(table):
         return identity.add_exposures(table, fits.columns("EXP_FIBERMAP", identity.EXP_FIBERMAP))
     return table
 
 
-def _read_arms(fits: _Fits, n: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _read_arms(fits: Fits, n: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     flux, ivar = np.empty((n, N_PIX), np.float32), np.empty((n, N_PIX), np.float32)
     has_mask = any(f"{arm.name.upper()}_MASK" in fits for arm in ARMS)  # in all arms or in none
     for arm in ARMS:
@@ -325,7 +156,7 @@ def _read_arms(fits: _Fits, n: int) -> tuple[NDArray[np.float32], NDArray[np.flo
     return flux, ivar
 
 
-def _check_wave(fits: _Fits, arm: Arm) -> None:
+def _check_wave(fits: Fits, arm: Arm) -> None:
     name = f"{arm.name.upper()}_WAVELENGTH"
     if not np.allclose(fits.image(name, (arm.n,), "f"), arm.wave, rtol=0.0, atol=WAVE_TOLERANCE):
         raise fits.bad(name, f"is not the DESI grid: {arm.n} pixels from {arm.wave_min} A, {PIXEL} A apart")
