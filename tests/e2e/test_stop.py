@@ -13,10 +13,13 @@ from typing import IO, TYPE_CHECKING
 
 import pytest
 
+from latenight.broker import Record
 from latenight.broker.kafka import KafkaBroker
 from latenight.broker.topics import Topics
+from latenight.pointer import CONTENT_POINTER
+from latenight.wire import read_parquet
 from tests.chaos.world import N_SPECTRA, ROOT, count_scores, make_message, targets
-from tests.contract.test_broker import read_all
+from tests.contract.test_broker import fill, read_all
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,6 +71,44 @@ def test_a_night_of_commands(kafka_server: str, tmp_path: Path) -> None:
     assert len(one.stdout.splitlines()) == 1
     for wrong in (("--where", "oops"), ("--to", "csv"), ("--since", "yesterday")):
         assert latenight(kafka_server, topics.prefix, "alerts", *wrong).returncode == 2
+
+
+@pytest.mark.kafka
+def test_what_is_refused_and_what_is_scored_can_be_had(kafka_server: str, tmp_path: Path) -> None:
+    """Dead letters are listed and sent again once, alerts reach a command, scores reach Parquet files."""
+    topics, broker = Topics(f"poison{uuid.uuid4().hex[:8]}"), KafkaBroker(kafka_server)
+    assert latenight(kafka_server, topics.prefix, "topics", "create", "--partitions", "1").returncode == 0
+    poison = Record(topics.spectra, b"1000-0", b"{", (("content-type", CONTENT_POINTER.encode()),))
+    fill(broker, [poison, replace(make_message(tmp_path, 0), topic=topics.spectra)])
+    kafka = ("--bootstrap-servers", kafka_server, "--topic-prefix", topics.prefix)
+    serve = ("serve", "--bundle", ".", "--budget", "0.1", "--drain", *kafka)
+    subprocess.run(
+        [sys.executable, "-m", "tests.chaos.daemon", "-", *serve], cwd=ROOT, check=True, timeout=DEADLINE_S
+    )
+
+    (letter,) = latenight(kafka_server, topics.prefix, "deadletters", "list").stdout.splitlines()
+    described = json.loads(letter)
+    assert (described["source"], described["key"], described["size"]) == (
+        f"{topics.spectra}/0/0",
+        "1000-0",
+        1,
+    )
+    assert described["reason"].startswith("pointer: not JSON")
+    for n_sent in (1, 0):
+        again = latenight(kafka_server, topics.prefix, "deadletters", "replay")
+        assert again.stderr.endswith(f"sent again: {n_sent}\n")
+    assert [(m.key, m.value) for m in read_all(broker, topics.spectra)[2:]] == [(poison.key, poison.value)]
+
+    save = f"exec:{sys.executable} -c 'import sys; open(sys.argv[1], \"a\").write(sys.stdin.read())' {tmp_path}/alerts"
+    assert latenight(kafka_server, topics.prefix, "alerts", "--until-end", "--to", save).returncode == 0
+    assert len((tmp_path / "alerts").read_text().splitlines()) == 1
+    for _ in range(2):
+        archived = latenight(
+            kafka_server, topics.prefix, "archive", "--out", str(tmp_path / "nights"), "--drain"
+        )
+        assert archived.returncode == 0
+    (file,) = (tmp_path / "nights").glob("*/*.parquet")
+    assert len(read_parquet(file)["row"]) == N_SPECTRA
 
 
 def test_a_second_signal_ends_the_process_at_once() -> None:
