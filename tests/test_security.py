@@ -52,3 +52,14 @@ def test_a_file_that_is_not_there_is_an_error_of_the_start(tmp_path: Path) -> No
 def test_every_setting_is_known_to_kafka_python(client: type) -> None:
     """All clients that we open accept every setting that a file may give."""
     assert set(NAMES) <= set(client.DEFAULT_CONFIG)  # type: ignore[attr-defined]  # kafka-python has no types
+
+
+def test_a_value_may_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole value ${NAME} is the variable NAME, which must be set; a $ elsewhere is a character."""
+    path = tmp_path / "client.properties"
+    path.write_text("sasl_plain_username=${WHO\nsasl_plain_password=${LATENIGHT_TEST_PASSWORD}\n")
+    monkeypatch.delenv("LATENIGHT_TEST_PASSWORD", raising=False)
+    with pytest.raises(StartupError, match="line 2 takes LATENIGHT_TEST_PASSWORD from the environment"):
+        read_security(path)
+    monkeypatch.setenv("LATENIGHT_TEST_PASSWORD", "hunter2")
+    assert read_security(path) == {"sasl_plain_username": "${WHO", "sasl_plain_password": "hunter2"}

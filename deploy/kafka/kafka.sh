@@ -48,6 +48,7 @@ share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 log.cleaner.dedupe.buffer.size=4194304
 END
+if [ -f extra.properties ]; then cat extra.properties >>server.properties; fi # the last line of a name counts
 kafka=(java -Xms256m -Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto -Djava.awt.headless=true
     -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -Dkafka.logs.dir=. -cp "$here/lib/*")
 if [ ! -f log/meta.properties ]; then

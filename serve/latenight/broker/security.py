@@ -1,7 +1,12 @@
-"""The security settings of a Kafka client, from a file: secrets never appear in options, logs or messages."""
+"""The security settings of a Kafka client, from a file: secrets never appear in options, logs or messages.
+
+A value ${NAME} is taken from the environment: a supervisor gives passwords that way, and the file holds none.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 from typing import TYPE_CHECKING
 
 from latenight.errors import StartupError
@@ -25,13 +30,14 @@ NAMES = (
     "sasl_kerberos_domain_name",
     "proxy_url",
 )
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def read_security(path: Path) -> dict[str, object]:
-    """The settings in a properties file: one `name=value` a line, # for comments.
+    """The settings in a properties file: one `name=value` or `name=${VARIABLE}` a line, # for comments.
 
     Raises:
-        StartupError: the file or a line of it is not usable; the message shows no value.
+        StartupError: the file, a line of it or a variable is not usable; the message shows no value.
     """
     try:
         lines = path.read_text().splitlines()
@@ -44,5 +50,13 @@ def read_security(path: Path) -> dict[str, object]:
             continue
         if not equals or name not in NAMES:
             raise StartupError(f"{path} line {number} is not `name=value` with one of {', '.join(NAMES)}")
+        if variable := VARIABLE.fullmatch(value):
+            value = _from_environment(variable[1], f"{path} line {number}")
         settings[name] = value.lower() == "true" if name == "ssl_check_hostname" else value
     return settings
+
+
+def _from_environment(variable: str, place: str) -> str:
+    if variable not in os.environ:
+        raise StartupError(f"{place} takes {variable} from the environment, where it is not set")
+    return os.environ[variable]
