@@ -45,8 +45,8 @@ class RememberingPasses(Passes):
 
 
 def _key(spectra: Spectra, row: int) -> bytes:
-    """A digest of all that the first pass sees of a row."""
+    """A digest of all that the first pass may see of a row."""
     digest = hashlib.blake2b(spectra.flux[row].tobytes(), digest_size=16)
     digest.update(spectra.ivar[row].tobytes())
-    digest.update(spectra.table[row][["z", "spectype"]].tobytes())
+    digest.update(spectra.table[row].tobytes())
     return digest.digest()
