@@ -35,9 +35,8 @@ def fit(training: Training) -> dict[str, Score]:
         for petal in np.unique(petals[eligible]):
             rows = np.flatnonzero(eligible & (petals == petal))
             if len(rows) >= MIN_ROWS:
-                rows = rows[
-                    np.argsort(table["targetid"][rows], kind="stable")
-                ]  # for any order of the message
+                # UMAP depends on the order of its rows: a message may come in any.
+                rows = rows[np.argsort(table["targetid"][rows], kind="stable")]
                 flux, _ = observed(spectra.flux[rows], spectra.ivar[rows])
                 scores[rows] = linking_length(_embedded(flux.numpy(), training.seed))
         return scores

@@ -43,7 +43,7 @@ def fit(training: Training) -> dict[str, Score]:
         return _apply(network, *observed(spectra.flux, spectra.ivar))[0].double().numpy()
 
     detectors = fit_detectors(bank.double().numpy(), encode, training.seed)
-    return {"VAE, chi2 + latent kNN (the paper's recipe)": pair_score, **detectors}
+    return {"VAE, chi2 + latent kNN (as arXiv:2506.17376)": pair_score, **detectors}
 
 
 def _negative_elbo(flux: Tensor, ivar: Tensor, recon: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
