@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from latenight import desi
+from latenight import desi, fits
 from latenight.errors import BadInput, Unavailable
 from latenight.spectra import ARMS, N_PIX, TABLE, Spectra, ineligible_reasons
 from tests.coadds import (
@@ -323,6 +323,14 @@ class TestBrokenFiles:
                 "HDU FIBERMAP: column for tileid holds",
             ),
             ({"FIBERMAP": np.ones((9, 9))}, "HDU FIBERMAP: is no table"),
+            (
+                {"FIBERMAP": make_table({"OBJTYPE": np.full(9, "x" * 300, "S300")})},
+                "HDU FIBERMAP: column OBJTYPE holds 300A",
+            ),
+            (
+                {"FIBERMAP": make_table({"OBJTYPE": np.array(["TGT"] * 9, object)})},
+                r"HDU FIBERMAP: column OBJTYPE holds 1PA\(",
+            ),
         ],
     )
     def test_wrong_content_names_the_hdu(
@@ -347,6 +355,24 @@ class TestBrokenFiles:
         """A redrock file that cannot be joined is BadInput that names it, not the coadd."""
         path = write_hdus(tmp_path / REDROCK_NAME, {"REDSHIFTS": redshifts})
         with pytest.raises(BadInput, match=f"{path}: HDU REDSHIFTS: .*{problem}"):
+            desi.read_coadd(coadd)
+
+    def test_a_zipped_file_is_bounded_before_it_is_unpacked(
+        self, coadd: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A .gz that holds more than the bound is BadInput: CFITSIO would unpack it whole into memory."""
+        zipped = coadd.with_name("coadd-0-1000-zipped.fits.gz")
+        zipped.write_bytes(gzip.compress(coadd.read_bytes(), 1))
+        assert len(desi.read_coadd(zipped)) == 9
+        monkeypatch.setattr(fits, "MAX_UNZIPPED_BYTES", coadd.stat().st_size - 1)
+        with pytest.raises(BadInput, match="unpacks to more than"):
+            desi.read_coadd(zipped)
+
+    def test_tables_are_bounded(self, coadd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A table without a number of rows of its own (REDSHIFTS, EXP_FIBERMAP) has at most MAX_TABLE_ROWS."""
+        monkeypatch.setattr(fits, "MAX_TABLE_ROWS", 5)
+        monkeypatch.setattr(desi, "_read_table", lambda *_: make_spectra(9, seed=3).table)
+        with pytest.raises(BadInput, match="HDU REDSHIFTS: is no table of up to 5 rows"):
             desi.read_coadd(coadd)
 
     @pytest.mark.parametrize("content", [b"", b"SIMPLE", b"<html>404</html>", b"\x1f\x8b\x08 not gzip"])
