@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 
-from latenight.log import Json, Text
+from latenight.log import Json, Sparse, Text, fields_of
 
 
 def record(level: int = logging.INFO, **fields: object) -> logging.LogRecord:
@@ -41,3 +41,20 @@ def test_a_line_for_people_is_short() -> None:
     """Event and fields; the level only where it is not INFO."""
     assert Text().format(record(spectra=500)).endswith(" batch spectra=500")
     assert Text().format(record(logging.WARNING)).endswith(" batch [WARNING]")
+
+
+def test_a_library_that_repeats_itself_is_cut_short() -> None:
+    """Of a place in kafka-python one line in ten seconds is written, and the next says how many were not."""
+    sparse, written = Sparse(), []
+    for tenth in range(250):
+        for name in ("kafka.net", "latenight.daemon"):
+            record = logging.LogRecord(name, logging.ERROR, "x.py", 7, "lost", (), None)
+            record.created = tenth / 10
+            if sparse.filter(record):
+                written.append((name, tenth / 10, fields_of(record)))
+    assert [line for line in written if line[0] == "kafka.net"] == [
+        ("kafka.net", 0.0, {}),
+        ("kafka.net", 10.0, {"silenced": 99}),
+        ("kafka.net", 20.0, {"silenced": 99}),
+    ]
+    assert len(written) == 250 + 3

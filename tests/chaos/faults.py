@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.chaos.daemon import SESSION_MS, STEPS
-from tests.chaos.world import DEADLINE_S, wait_until
+from tests.chaos.world import DEADLINE_S, LOST, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,7 +148,7 @@ def twin(round_: Round, rng: Random) -> None:
     newer.wait_for("committed")
     older.go_on()
     assert older.process.wait(DEADLINE_S) == 1
-    assert "another process runs as this instance" in older.words()
+    assert LOST in older.words()
     round_.over()
 
 

@@ -38,6 +38,7 @@ FIRST_TARGET = 39627000000000000
 # A broker that was killed with -9 and its clients need up to 40 s on two busy cores; the rest is margin.
 DEADLINE_S = 150.0
 STOP_S = 10.0
+LOST = "another process runs as this instance"
 
 
 def targets(number: int) -> list[int]:
@@ -176,12 +177,12 @@ class Daemon:
             pipe.close()
 
     def stop(self) -> float:
-        """SIGTERM; it must leave with 0 in time. Returns the seconds that it took."""
+        """SIGTERM; it must leave with 0 in time, unless it has just lost its place. Returns the seconds it took."""
         self.wait_for("ready")
         started = time.monotonic()
         self.process.terminate()
         code = self.process.wait(STOP_S)
-        assert code == 0, f"{self.instance} left with {code}: {self.words()}"
+        assert code == 0 or LOST in self.words(), f"{self.instance} left with {code}: {self.words()}"
         return time.monotonic() - started
 
     def words(self) -> str:

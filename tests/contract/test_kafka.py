@@ -15,7 +15,7 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from latenight.broker import PlaceLost, Record, kafka
 from latenight.broker.kafka import KafkaBroker, _message
-from latenight.broker.kafka_sink import within
+from latenight.broker.kafka_sink import MAX_UNACKNOWLEDGED, KafkaSink, within
 from latenight.broker.topics import MAX_MESSAGE_BYTES, MAX_RECORD_BYTES, Topics
 from latenight.deadletters import MAX_REASON, dead_letter
 from latenight.errors import Unavailable
@@ -159,3 +159,32 @@ def test_a_transaction_that_never_ends_is_given_up() -> None:
 
     with pytest.raises(Unavailable, match="away"):
         within(10.0, fail)
+
+
+def test_what_is_sent_but_not_acknowledged_is_bounded() -> None:
+    """However many records are published, the producer's queue holds MAX_UNACKNOWLEDGED bytes of them."""
+
+    class Slow:
+        """A producer that acknowledges a record when somebody waits for it."""
+
+        def __init__(self) -> None:
+            self.queued, self.peak, self.n = 0, 0, 0
+
+        def send(self, topic: str, value: bytes, **_: object) -> SimpleNamespace:
+            self.n += 1
+            self.queued += len(value)
+            self.peak = max(self.peak, self.queued)
+
+            def acknowledge(timeout: float) -> None:
+                self.queued -= len(value)
+
+            return SimpleNamespace(get=acknowledge)
+
+        def flush(self, timeout: float) -> None:
+            """Nothing is queued by time here."""
+
+    producer, value = Slow(), bytes(MAX_UNACKNOWLEDGED // 4)
+    KafkaSink(producer, is_transactional=False).publish([Record("t", None, value)] * 20)
+    assert producer.n == 20
+    assert producer.peak <= MAX_UNACKNOWLEDGED
+    assert producer.queued == 0

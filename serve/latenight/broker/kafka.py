@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 REQUEST_MS = 30_000  # one request; a broker that is killed and started again answers after about 25 s
+# kafka-python may sit on records for good when a broker comes back (75 s seen): an attempt ends early, its
+# transaction is aborted, and the next one goes through. Shorter than TRANSACTION_MS, after which Kafka ends it and
+# fences us. 64 MiB take 5 s at 100 Mbit/s.
+SEND_MS, DELIVERY_MS = 12_000, 25_000
 # An open transaction blocks every read_committed reader: this long if we die inside one and never come back.
 TRANSACTION_MS = 30_000
 # Between two polls lies the scoring of a batch. A rebalance waits as long for a member that does not poll; the
@@ -91,7 +95,8 @@ class KafkaBroker:
                 **self._common,
                 transactional_id=instance,
                 transaction_timeout_ms=TRANSACTION_MS,
-                delivery_timeout_ms=3 * REQUEST_MS,
+                request_timeout_ms=SEND_MS,
+                delivery_timeout_ms=DELIVERY_MS,
                 max_request_size=MAX_RECORD_BYTES,
                 batch_size=MIB,
                 linger_ms=20,

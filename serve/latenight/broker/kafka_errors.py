@@ -48,7 +48,10 @@ def translated(what: str) -> Iterator[None]:
     except KafkaError as error:
         text = f"{what}: {error}"
         if any(name in text for name in FENCED):
-            raise PlaceLost(f"{text}; another process runs as this instance: give each its own") from error
+            raise PlaceLost(
+                f"{text}; another process runs as this instance (give each its own), or this one stood still for "
+                "so long that Kafka ended its transaction"
+            ) from error
         if isinstance(error, (AuthorizationError, SaslAuthenticationFailedError)):
             raise StartupError(f"{text}; check --client-config and the access rules of the broker") from error
         if error.retriable or isinstance(error, TRANSIENT):

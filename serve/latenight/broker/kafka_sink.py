@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,15 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from latenight.broker import Consumed, PlaceLost, Record
 from latenight.broker.kafka_errors import translated
+from latenight.broker.topics import MAX_RECORD_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 # kafka-python waits for ever for the end of a transaction. A restart of the broker takes 30 s of this.
 PUBLISH_LIMIT_S = 120.0
+# kafka-python's queue has no bound: it takes 150 MB in .3 s. One dead letter of the largest size fits.
+MAX_UNACKNOWLEDGED = MAX_RECORD_BYTES
 
 
 class KafkaSink:
@@ -52,13 +56,17 @@ class KafkaSink:
             raise
 
     def _send(self, records: Sequence[Record]) -> None:
-        """Send and wait for every acknowledgement; the producer's own queue has no bound."""
-        futures = [
-            self._producer.send(record.topic, record.value, key=record.key, headers=list(record.headers))
-            for record in records
-        ]
+        """Send and wait for every acknowledgement, MAX_UNACKNOWLEDGED bytes at a time."""
+        sent: deque[tuple[Any, int]] = deque()
+        for record in records:
+            while sent and sum(size for _, size in sent) + len(record.value) > MAX_UNACKNOWLEDGED:
+                sent.popleft()[0].get(timeout=PUBLISH_LIMIT_S)
+            future = self._producer.send(
+                record.topic, record.value, key=record.key, headers=list(record.headers)
+            )
+            sent.append((future, len(record.value)))
         self._producer.flush(timeout=PUBLISH_LIMIT_S)
-        for future in futures:
+        for future, _ in sent:
             future.get(timeout=PUBLISH_LIMIT_S)
 
 
