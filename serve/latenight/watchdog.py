@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Longer than the longest wait that has an end, a transaction (120 s); shorter than Kafka waits for a member in a
+# Longer than the longest wait that has an end, a transaction (45 s); shorter than Kafka waits for a member in a
 # rebalance (kafka.MAX_POLL_INTERVAL_MS), so that one that hangs does not keep the others from their partitions.
 HANG_S = 300.0
 # From SIGTERM to the end. A message takes seconds and a commit milliseconds; supervisors kill after 30 s.
