@@ -29,24 +29,26 @@ BATCH = 4  # messages; read and scored come once a message
 UNDECIDED = STEPS[:-1]
 
 
-def place(rng: Random, action: str, step: str | None = None) -> str:
-    """Where the daemon dies or waits."""
+def place(rng: Random, step: str | None = None) -> str:
+    """Where the daemon waits."""
     step = step or rng.choice(STEPS)
     batch = rng.randint(1, FIRST_BATCHES)
-    return f"{step}:{BATCH * (batch - 1) + rng.randint(1, BATCH) if step in ('read', 'scored') else batch}:{action}"
+    return (
+        f"{step}:{BATCH * (batch - 1) + rng.randint(1, BATCH) if step in ('read', 'scored') else batch}:hold"
+    )
 
 
 def held(round_: Round, rng: Random, step: str | None = None, log: str = "") -> Daemon:
     """A daemon that has come to a step and waits there."""
-    daemon = round_.start(place=place(rng, "hold", step), log=log)
+    daemon = round_.start(place=place(rng, step), log=log)
     daemon.wait_for("held")
     return daemon
 
 
 def kill(round_: Round, rng: Random) -> None:
-    """Kill -9 at a step, then at another, then at some moment."""
-    for _ in range(2):
-        daemon = round_.start(place=place(rng, "kill"))
+    """Kill -9 at every step, one after the other, then at some moment."""
+    for step in rng.sample(STEPS, len(STEPS)):
+        daemon = round_.start(place=f"{step}:1:kill")
         assert daemon.process.wait(DEADLINE_S) == -signal.SIGKILL, daemon.words()
     daemon = round_.start()
     daemon.wait_for("ready")
