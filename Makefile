@@ -52,8 +52,9 @@ check: lint types test ## what CI runs
 # Real DESI files, for the comparison of simulated spectra with them.
 DESI_DATA := $(or $(LATENIGHT_TEST_DATA),../shared/data/desi)
 
-bench: .venv/installed ## measure: reading a petal, and simulated beside real spectra (plots in build/bench)
+bench: .venv/installed ## measure: reading a petal, the daemon's memory, simulated beside real spectra (build/bench)
 	$(BIN)/python -m tests.bench.reader
+	$(BIN)/python -m tests.bench.endurance
 	if [ -f "$(DESI_DATA)/MANIFEST.tsv" ]; then $(BIN)/python -m tests.bench.compare_simulation build/bench $(DESI_DATA); \
 	else echo "no comparison: no real DESI files at $(DESI_DATA): set LATENIGHT_TEST_DATA" >&2; fi
 
