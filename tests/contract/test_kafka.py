@@ -19,7 +19,7 @@ from latenight.broker.kafka_sink import MAX_UNACKNOWLEDGED, KafkaSink, within
 from latenight.broker.topics import MAX_MESSAGE_BYTES, MAX_RECORD_BYTES, Topics
 from latenight.deadletters import MAX_REASON, dead_letter
 from latenight.errors import Unavailable
-from tests.contract.test_broker import fill, read_all, records, take, values
+from tests.contract.test_broker import fill, read_all, records, take, values, wait_until
 from tests.kafka_server import free_ports
 
 
@@ -58,6 +58,28 @@ def test_a_member_that_fell_out_of_its_group_commits_nothing(broker: KafkaBroker
     with pytest.raises(Unavailable, match="took the partitions away"):
         source.consumed(messages)
     source.close()
+
+
+@pytest.mark.kafka
+def test_every_partition_has_an_owner_after_a_member_lost_its_place(
+    broker: KafkaBroker, topics: Topics
+) -> None:
+    """A member that fell out joins again together with a new one: between them they read all partitions."""
+    keys = [f"{tile}-0".encode() for tile in range(20)]
+    fill(broker, [Record(topics.spectra, key, b"before") for key in keys])
+    first = broker.source([topics.spectra], group=topics.prefix, instance="a")
+    take(first, len(keys))
+    first._consumer._coordinator.reset_generation()  # what the heartbeat does when the broker knows us no more
+    second = broker.source([topics.spectra], group=topics.prefix, instance="b")
+
+    def share() -> list[int]:
+        for each in (first, second):
+            each.poll(0.2, 100)
+        return [len(each._consumer.assignment()) for each in (first, second) if each._is_settled()]
+
+    wait_until(lambda: share() == [1, 1])
+    first.close()
+    second.close()
 
 
 @pytest.mark.kafka
