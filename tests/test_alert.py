@@ -16,14 +16,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from latenight.alert import MAX_BYTES, N_BINS, alert_id, bin_spectrum, encode_alert, make_alert
+from latenight.alert import (
+    MAX_BYTES,
+    N_BINS,
+    alert_id,
+    alert_key,
+    bin_spectrum,
+    encode_alert,
+    make_alert,
+    make_group_alert,
+)
 from latenight.errors import BadInput
+from latenight.groups import Group, find_groups
 from latenight.scores import SCORES, Scores
 from latenight.spectra import ARMS, N_JOINT, N_PIX, TABLE, Spectra, empty_table
 from tests.fakes import UNKNOWN_ROW, FakeScorer, add_spikes, make_spectra
 
 SCHEMA = json.loads(files("latenight").joinpath("schema/alert-1.0.json").read_text())
 EXAMPLE = files("latenight").joinpath("schema/alert-1.0-example.json")
+GROUP_EXAMPLE = files("latenight").joinpath("schema/alert-1.0-group-example.json")
 VALIDATOR = Draft202012Validator(SCHEMA, format_checker=Draft202012Validator.FORMAT_CHECKER)
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 FILE = "/data/redux/daily/tiles/cumulative/1000/20260101/coadd-0-1000-thru20260101.fits"
@@ -45,6 +56,22 @@ def example_packet() -> dict[str, Any]:
     return make_alert(spectra, scores, 3, created=CREATED)
 
 
+def example_group_packet() -> dict[str, Any]:
+    """Eight neighbouring flat spectra with a spike at the same wavelength; no random numbers."""
+    spectra = make_spectra(10, seed=1, objtype="TGT", desi_target=1, z=0.35)
+    spectra.table["targetid"] = 39627835576420141 + np.arange(10)
+    spectra.table["fiber"] = np.arange(10)
+    spectra.table["spectype"] = "GALAXY"
+    flux, ivar = np.full_like(spectra.flux, 2.0), np.full_like(spectra.ivar, 4.0)
+    flux += np.arange(10, dtype=np.float32)[:, None]
+    spectra = replace(
+        add_spikes(replace(spectra, flux=flux, ivar=ivar), range(1, 9), pixel=4003), source=FILE
+    )
+    scores = FakeScorer().score(spectra)
+    (group,) = find_groups(spectra.table, scores.table, 1e-6)
+    return make_group_alert(spectra, scores, group, created=CREATED)
+
+
 def test_the_schema_is_a_valid_schema_and_describes_every_field() -> None:
     """The schema is valid draft 2020-12, and each of its fields, at any depth, has a description."""
     Draft202012Validator.check_schema(SCHEMA)
@@ -59,13 +86,62 @@ def test_the_schema_is_a_valid_schema_and_describes_every_field() -> None:
     assert undescribed(SCHEMA, "") == []
 
 
-def test_the_example_is_what_make_alert_gives() -> None:
-    """The published example is the packet of a fixed spectrum; only the package version differs."""
-    published, made = json.loads(EXAMPLE.read_text()), json.loads(encode_alert(example_packet()))
-    VALIDATOR.validate(published)
-    for packet in (published, made):
-        packet["provenance"].pop("version")
-    assert made == published
+def test_the_examples_are_what_is_made() -> None:
+    """The published examples are the packets of fixed spectra; only the package version differs."""
+    for example, packet in ((EXAMPLE, example_packet()), (GROUP_EXAMPLE, example_group_packet())):
+        published, made = json.loads(example.read_text()), json.loads(encode_alert(packet))
+        VALIDATOR.validate(published)
+        for either in (published, made):
+            either["provenance"].pop("version")
+        assert made == published
+
+
+def test_a_packet_is_a_spectrum_or_a_group_never_both() -> None:
+    """The schema refuses a spectrum with a group's content, and a packet that lacks its own kind's."""
+    spectrum, group = example_packet(), example_group_packet()
+    for packet, other in ((spectrum, group), (group, spectrum)):
+        VALIDATOR.validate(packet)
+        assert not VALIDATOR.is_valid({**other, **packet})
+        assert not VALIDATOR.is_valid({**packet, "kind": other["kind"]})
+
+
+def test_a_group_names_its_place_and_its_members() -> None:
+    """The packet of a group says which fibres and wavelengths, and lists the members from the strangest on."""
+    packet = example_group_packet()
+    group = packet["group"]
+    assert (group["tileid"], group["petal"], group["fibers"], group["arm"]) == (1000, 0, [1, 8], "r")
+    assert group["wavelengths"][0] < 6761.6 < group["wavelengths"][1]
+    assert (group["n_members"], group["n_eligible"], group["sign"]) == (8, 8, 1)
+    assert sorted(member["fiber"] for member in group["members"]) == list(range(1, 9))
+    p_values = [member["p_value"] for member in group["members"]]
+    assert p_values == sorted(p_values)
+    assert alert_key(packet) == b"1000-0"
+
+
+def test_a_whole_petal_fits_into_a_packet() -> None:
+    """A group of 600 spectra is valid and within 64 KB: it lists the 500 strangest and says how many there are."""
+    spectra = make_spectra(600, seed=1)
+    scores = FakeScorer().score(spectra)
+    scores.table["p_value"] = np.linspace(1e-9, 1.234e-5, 600)
+    group = Group(np.arange(600), 1000, 0, (0, 599), 600, None, "", "", 0, 1e-300)
+    data = encode_alert(make_group_alert(spectra, scores, group, created=CREATED))
+    VALIDATOR.validate(packet := json.loads(data))
+    assert packet["group"]["n_members"] == 600
+    assert [member["row"] for member in packet["group"]["members"]] == list(range(500))
+
+
+def test_the_id_of_a_group_depends_on_its_members_only() -> None:
+    """The same members in another order or file give the same id; one member less, another."""
+    spectra = make_spectra(12, seed=1)
+    scores = FakeScorer().score(spectra)
+    group = Group(np.arange(6), 1000, 0, (0, 5), 6, None, "", "", 0, 1e-9)
+
+    def identity(change: Group, source: str = FILE) -> str:
+        packet = make_group_alert(replace(spectra, source=source), scores, change, created=CREATED)
+        return str(packet["alert_id"])
+
+    assert identity(group) == identity(replace(group, rows=np.arange(6)[::-1], p_value=0.5), "other.fits")
+    assert identity(group) != identity(replace(group, rows=np.arange(5)))
 
 
 def test_a_packet_says_what_is_odd_and_where() -> None:
@@ -243,6 +319,7 @@ def test_any_spectrum_and_scores_give_a_valid_packet(data: st.DataObject) -> Non
     VALIDATOR.validate(json.loads(encoded, parse_constant=pytest.fail))
 
 
-if __name__ == "__main__":  # python -m tests.test_alert: write the example anew
-    text = json.dumps(example_packet(), indent=1, ensure_ascii=False)
-    Path(str(EXAMPLE)).write_text(re.sub(r",\n +(?=[-0-9n])", ", ", text) + "\n")
+if __name__ == "__main__":  # python -m tests.test_alert: write the examples anew
+    for path, packet in ((EXAMPLE, example_packet()), (GROUP_EXAMPLE, example_group_packet())):
+        text = json.dumps(packet, indent=1, ensure_ascii=False)
+        Path(str(path)).write_text(re.sub(r",\n +(?=[-0-9n])", ", ", text) + "\n")

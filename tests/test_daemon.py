@@ -413,6 +413,7 @@ def test_each_batch_is_one_line_in_the_log(world: World, caplog: pytest.LogCaptu
         "spectra": N,
         "scored": 17,
         "alerts": 1,
+        "groups": 0,
         "rejected": 1,
     }
 

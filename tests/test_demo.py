@@ -17,7 +17,7 @@ from latenight.demo import Count, Truth, evaluate, read_truth, report, run, save
 from latenight.errors import BadInput
 from latenight.wire import read_parquet
 from tests.coadds import write_coadd
-from tests.fakes import DEAD_ROW, FakeScorer, add_spikes, make_spectra
+from tests.fakes import DEAD_ROW, SKY_ROWS, FakeScorer, add_spikes, make_spectra
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,9 +104,25 @@ def test_the_report_names_numbers_and_the_best_alerts(night: Path) -> None:
     messages, alerts = run(night, FakeScorer(), BUDGET)
     text = report(evaluate(messages, alerts, truth), alerts, truth, BUDGET)
     assert "found 2 of 4 injected anomalies; 2 false among 26 ordinary spectra (7.69 %)" in text
-    best = [line.split() for line in text.splitlines() if line[:1].isdigit()]
+    best = [line.split() for line in text.splitlines() if line[:1].isdigit() and "faults" not in line]
     assert [row[1] for row in best] == [alert["target"]["targetid"] for alert in alerts]
     assert sorted(row[-1] for row in best) == ["(cosmic)", "(cosmic)", "-", "-", "cosmic", "cosmic"]
+
+
+def test_a_fault_of_a_petal_counts_for_all_its_members(tmp_path: Path) -> None:
+    """Injections that a group packet names are found; the report tells the fault, and no picture is made of it."""
+    spectra = add_spikes(make_spectra(N, seed=3), range(8, 18))
+    write_coadd(tmp_path, spectra, "coadd-0-1000-thru20260101.fits")
+    rows = [f"{target},offset,0,0" for target in spectra.table["targetid"][8:18]]
+    (tmp_path / "truth.csv").write_text("\n".join(["TARGETID,KIND,WRONG_Z,MISSED_COSMIC", *rows]))
+    truth = read_truth(tmp_path)
+    messages, alerts = run(tmp_path, FakeScorer(), BUDGET)
+    assert [alert["kind"] for alert in alerts] == ["group"]
+    evaluation = evaluate(messages, alerts, truth)
+    assert evaluation.alerted.found == {"offset": 10 - (12 in SKY_ROWS)}
+    assert "1 faults of a petal:\n9 of 9 spectra of petal 0" in report(evaluation, alerts, truth, BUDGET)
+    save(tmp_path / "demo", messages, alerts, truth)
+    assert not list((tmp_path / "demo" / "plots").iterdir())
 
 
 def test_an_alert_without_redshift_has_its_line(night: Path) -> None:

@@ -121,6 +121,8 @@ def test_a_file_that_cannot_be_read_keeps_back_no_other(tmp_path: Path) -> None:
         "spectra": 40,
         "eligible": 34,
         "alerts": 2,
+        "groups": 0,
+        "grouped": 0,
         "suppressed": 0,
     }
 
@@ -150,11 +152,21 @@ def test_a_bug_leaves_no_table_behind(tmp_path: Path) -> None:
 
 def test_a_flood_is_counted(tmp_path: Path) -> None:
     """What the flood guard held back is in the result of the file."""
-    spectra = add_spikes(make_spectra(60, seed=1), range(60))
+    spectra = add_spikes(make_spectra(60, seed=1, petal=-1), range(60))
     offline = Offline(lambda path: replace(spectra, source=str(path)), FakeScorer(), BUDGET)
     results, _, alerts = score([tmp_path / "a"], tmp_path, offline)
     assert results[0].alerts == len(alerts) == GUARD_MIN
     assert results[0].suppressed == 57 - GUARD_MIN
+
+
+def test_a_fault_of_a_petal_is_one_alert(tmp_path: Path) -> None:
+    """Spectra of one petal that fire together give one packet; the result of the file counts both."""
+    spectra = add_spikes(make_spectra(60, seed=1), range(60))
+    offline = Offline(lambda path: replace(spectra, source=str(path)), FakeScorer(), BUDGET)
+    results, _, alerts = score([tmp_path / "a"], tmp_path, offline)
+    assert [alert["kind"] for alert in alerts] == ["group"]
+    assert alerts[0]["group"]["n_members"] == 57
+    assert (results[0].alerts, results[0].groups, results[0].grouped) == (0, 1, 57)
 
 
 def test_each_file_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -80,14 +80,24 @@ def test_a_missing_p_value_never_alerts() -> None:
 
 
 def test_a_flood_is_cut_to_the_oddest_and_counted() -> None:
-    """A petal in which every fibre fires publishes max_per_message alerts and counts the others."""
-    spectra = make_spectra(100, seed=4)
+    """A message of unknown petals in which every spectrum fires gives max_per_message alerts, and counts the others."""
+    spectra = make_spectra(100, seed=4, petal=-1)
     spectra = add_spikes(spectra, range(100))
     scores, decision = decide_spiked(spectra)
     fires = np.sort(scores.table["p_value"][scores.table["eligible"]])
     assert len(decision.rows) == max_per_message(DEFAULT_BUDGET) == GUARD_MIN
     np.testing.assert_array_equal(scores.table["p_value"][decision.rows], fires[:GUARD_MIN])
     assert decision.n_suppressed == len(fires) - GUARD_MIN
+
+
+def test_members_of_a_group_are_not_told_one_by_one() -> None:
+    """Fibres that fire at the same wavelength are one group; the alert of another wavelength stays one by itself."""
+    spectra = add_spikes(add_spikes(make_spectra(100, seed=4), range(20, 60)), [80], pixel=1000)
+    _, decision = decide_spiked(spectra, 1e-3)
+    (group,) = decision.groups
+    assert set(group.rows.tolist()) == set(range(20, 60))
+    assert decision.rows.tolist() == [80]
+    assert (decision.n_grouped, decision.n_suppressed) == (40, 0)
 
 
 def test_a_large_budget_raises_the_guard() -> None:
@@ -101,6 +111,7 @@ def test_the_choice_does_not_depend_on_the_order_of_rows() -> None:
     scores = FakeScorer().score(spectra)
     table = scores.table.copy()
     table["p_value"] = np.where(table["eligible"], 1e-7, np.nan)
+    spectra.table["petal"] = -1  # no groups
     order = np.random.default_rng(0).permutation(60)
     shuffled = spectra.take(order)
     one = decide(spectra, replace(scores, table=table), DEFAULT_BUDGET)

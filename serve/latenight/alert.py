@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import UTC
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,18 +14,20 @@ from latenight.errors import BadInput
 from latenight.lines import nearby_features
 from latenight.links import inspector_link, legacy_viewer_link, plot_command
 from latenight.scores import CHANNELS
-from latenight.spectra import ARMS, MISSING, N_JOINT, PIXEL
+from latenight.spectra import ARM_EDGES, ARMS, MISSING, N_JOINT, PIXEL
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from numpy.typing import NDArray
 
+    from latenight.groups import Group
     from latenight.scores import Scores
     from latenight.spectra import Spectra
 
 SCHEMA = "latenight.alert/1.0"
 MAX_BYTES = 64 * 1024
+MAX_MEMBERS = 500  # a petal; 80 bytes each
 Tense = Literal["current", "archival", "injection", "test"]
 
 BIN_PIXELS = 31  # 251 bins of 24.8 A: enough to see continuum and strong lines, 5 KB of JSON
@@ -34,8 +35,6 @@ N_BINS = -(-N_JOINT // BIN_PIXELS)
 # Bin of every pixel of the joint grid, and of the three arms concatenated.
 BIN_OF_JOINT = np.arange(N_JOINT) // BIN_PIXELS
 BIN_OF_PIXEL = np.concatenate([BIN_OF_JOINT[arm.joint_pixels] for arm in ARMS])
-# A wavelength in the overlap of two arms belongs to the arm whose own end is farther away.
-ARM_EDGES = [(low.wave[-1] + high.wave_min) / 2.0 for low, high in pairwise(ARMS)]
 
 
 def alert_id(spectra: Spectra, row: int, bundle_id: str) -> str:
@@ -76,9 +75,9 @@ def make_alert(
     return {
         "schema": SCHEMA,
         "alert_id": alert_id(spectra, row, scores.bundle_id),
+        "previous_p_value": None,
         "kind": "spectrum",
-        "tense": tense,
-        "created": created.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        **_circumstances(scores, created, tense),
         "night": _known(table, "night"),
         "target": _target(spectra, row),
         "redrock": {name: _known(table, name) for name in ("z", "zwarn", "spectype", "deltachi2")},
@@ -97,12 +96,52 @@ def make_alert(
             "plot_command": plot_command(spectra.source, int(table["targetid"])),
         },
         "thumbnail": _thumbnail(spectra, scores, row),
-        "provenance": {
-            "bundle": scores.bundle_id,
-            "version": latenight.__version__,
-            "provider": scores.provider,
+    }
+
+
+def make_group_alert(
+    spectra: Spectra, scores: Scores, group: Group, *, created: datetime, tense: Tense = "current"
+) -> dict[str, Any]:
+    """The packet of a fault that many spectra of a petal share; it names its members, MAX_MEMBERS at most.
+
+    Args:
+        spectra: the message.
+        scores: its scores.
+        group: the spectra that fire together.
+        created: now, with a time zone.
+        tense: as for make_alert.
+    """
+    members = sorted(alert_id(spectra, int(row), scores.bundle_id) for row in group.rows)
+    return {
+        "schema": SCHEMA,
+        "alert_id": hashlib.sha256("/".join(["group", *members]).encode()).hexdigest()[:32],
+        "previous_p_value": None,
+        "kind": "group",
+        **_circumstances(scores, created, tense),
+        "night": _known(spectra.table[group.rows[0]], "night"),
+        "group": {
+            "description": str(group),
+            "tileid": None if group.tileid < 0 else group.tileid,
+            "petal": group.petal,
+            "file": spectra.source,
+            "fibers": list(group.fibers) if min(group.fibers) >= 0 else None,
+            "arm": group.arm or None,
+            "wavelengths": group.wavelengths and [round(wave, 1) for wave in group.wavelengths],
+            "statistic": group.statistic or None,
+            "sign": group.sign,
+            "p_value": float(f"{group.p_value:.3g}"),
+            "n_members": len(group.rows),
+            "n_eligible": group.n_eligible,
+            "members": [_member(spectra, scores, int(row)) for row in group.rows[:MAX_MEMBERS]],
         },
     }
+
+
+def alert_key(alert: dict[str, Any]) -> bytes:
+    """The Kafka key of a packet: TARGETID, or TILEID-PETAL of a group."""
+    if alert["kind"] == "group":
+        return f"{alert['group']['tileid']}-{alert['group']['petal']}".encode()
+    return str(alert["target"]["targetid"]).encode()
 
 
 def encode_alert(alert: dict[str, Any]) -> bytes:
@@ -114,11 +153,32 @@ def encode_alert(alert: dict[str, Any]) -> bytes:
     text = json.dumps(alert, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     data = text.encode("utf-8", "replace")  # a path on Linux may hold bytes that are no text
     if len(data) > MAX_BYTES:
-        target = alert["target"]["targetid"]
-        raise BadInput(
-            f"alert of target {target}: {len(data)} bytes, more than {MAX_BYTES}; shorten the path"
-        )
+        key = alert_key(alert).decode()
+        raise BadInput(f"alert of {key}: {len(data)} bytes, more than {MAX_BYTES}; shorten the path")
     return data
+
+
+def _circumstances(scores: Scores, created: datetime, tense: Tense) -> dict[str, Any]:
+    """What a packet says of its own making."""
+    return {
+        "tense": tense,
+        "created": created.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "provenance": {
+            "bundle": scores.bundle_id,
+            "version": latenight.__version__,
+            "provider": scores.provider,
+        },
+    }
+
+
+def _member(spectra: Spectra, scores: Scores, row: int) -> dict[str, Any]:
+    table = spectra.table[row]
+    return {
+        "targetid": str(table["targetid"]),
+        "fiber": _known(table, "fiber"),
+        "row": int(table["row"]),
+        "p_value": float(f"{scores.table['p_value'][row]:.3g}"),
+    }
 
 
 def _number(value: np.generic | float) -> float | None:

@@ -6,6 +6,7 @@
     for alert in subscribe(broker, group="my-pipeline", where="scores.p_value < 1e-5"):
         follow_up(alert["target"]["targetid"])
 
+A condition on a field of spectra leaves out the group packets (kind "group": a fault of a petal).
 With a group the broker remembers how far it has come: after a stop or a crash the alerts since then are
 delivered, the last few perhaps again. A consumer that must act only once remembers their alert_id.
 """
@@ -64,7 +65,9 @@ def subscribe(
     until_end: bool = False,
     limit: int | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Alerts as they come, each alert_id once; a packet is what schema/alert-1.0.json describes.
+    """Alerts as they come, each alert_id once, and again when its score has changed.
+
+    A packet is what schema/alert-1.0.json describes.
 
     Args:
         broker: from connect().
@@ -109,7 +112,8 @@ def decode_alert(message: Message) -> dict[str, Any] | None:
     """The packet of a message; None, and a warning, if it is not one that this version understands."""
     try:
         alert = json.loads(message.value)
-        if alert["schema"] == SCHEMA and ALERT_ID.fullmatch(alert["alert_id"]):
+        is_known = alert["schema"] == SCHEMA and isinstance(alert["previous_p_value"], float | int | None)
+        if is_known and ALERT_ID.fullmatch(alert["alert_id"]):
             return dict(alert)
         reason = f"not a packet of schema {SCHEMA}"
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -124,12 +128,13 @@ class _Wanted:
     def __init__(self, test: Callable[[dict[str, Any]], bool], night: int | None) -> None:
         self._test = test
         self._night = night
-        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, float | None], None] = OrderedDict()
 
     def __call__(self, alert: dict[str, Any]) -> bool:
-        if alert["alert_id"] in self._seen or self._night not in (None, alert.get("night")):
+        key = alert["alert_id"], alert["previous_p_value"]
+        if key in self._seen or self._night not in (None, alert.get("night")):
             return False
-        self._seen[alert["alert_id"]] = None
+        self._seen[key] = None
         if len(self._seen) > MEMORY:
             self._seen.popitem(last=False)
         return self._test(alert)

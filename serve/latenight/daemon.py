@@ -100,6 +100,7 @@ class Daemon:
         messages = self._source.poll(POLL_S, MAX_MESSAGES)
         started = time.monotonic()
         if messages:
+            self._desk.repeats.begin()
             oldest = min(message.timestamp_ms for message in messages) / 1000
             self._desk.metrics.oldest_unscored_age_seconds.set(max(0.0, self._desk.now() - oldest))
             outcomes = self._deal_with(messages)
@@ -129,6 +130,7 @@ class Daemon:
             with metrics.stage_duration_seconds.labels(stage="publish").time():
                 self._sink.publish(records, self._source.consumed(outcome.message for outcome in outcomes))
             result = "committed"
+            self._desk.repeats.keep()
         finally:
             metrics.transactions_total.labels(result=result).inc()
 
@@ -152,8 +154,10 @@ class Daemon:
             metrics.batch_rows.observe(outcome.n_spectra)
             metrics.spectra_consumed_total.inc(outcome.n_spectra)
             metrics.spectra_scored_total.inc(outcome.n_scored)
-            metrics.alerts_published_total.labels(kind="spectrum").inc(outcome.n_alerts)
-            metrics.alerts_suppressed_total.labels(reason="budget").inc(outcome.n_suppressed)
+            for kind, n in outcome.published.items():
+                metrics.alerts_published_total.labels(kind=kind).inc(n)
+            for reason, n in outcome.suppressed.items():
+                metrics.alerts_suppressed_total.labels(reason=reason).inc(n)
             for reason, n in outcome.reasons.items():
                 if reason:
                     metrics.spectra_ineligible_total.labels(reason=reason).inc(n)
@@ -163,7 +167,8 @@ class Daemon:
             "nights": sorted({outcome.night for outcome in outcomes if outcome.night >= 0}),
             "spectra": sum(outcome.n_spectra for outcome in outcomes),
             "scored": sum(outcome.n_scored for outcome in outcomes),
-            "alerts": sum(outcome.n_alerts for outcome in outcomes),
+            "alerts": sum(outcome.published["spectrum"] for outcome in outcomes),
+            "groups": sum(outcome.published["group"] for outcome in outcomes),
             "rejected": sum(bool(outcome.rejected) for outcome in outcomes),
             "seconds": round(seconds, 3),
         }

@@ -98,7 +98,7 @@ class Evaluation:
         injected: injected anomalies by kind.
         n_ordinary: spectra with neither injection nor natural trouble.
         n_natural: spectra with natural trouble.
-        alerted: those that the night's budget made alerts.
+        alerted: those that the alerts name.
         nominal: those with p_value < 0.01.
         measured: those below the p_value that at most one ordinary spectrum in a hundred lies below.
     """
@@ -115,7 +115,7 @@ def run(night: Path, scorer: SpectraScorer, budget: float) -> tuple[Messages, Al
     """Announce the coadds of a night, serve them and subscribe to the alerts, on a broker in memory.
 
     Returns:
-        What was scored, and the packets that a subscriber received, oddest first.
+        What was scored, and the packets that a subscriber received: groups, then spectra, oddest first.
 
     Raises:
         BadInput: there are no coadds.
@@ -131,8 +131,20 @@ def run(night: Path, scorer: SpectraScorer, budget: float) -> tuple[Messages, Al
     )
     source = broker.source([topics.spectra], group="demo")
     Daemon(source, broker.sink(), desk, health=Health(), stop=Event(), max_dead_ratio=0.0).run(drain=True)
-    alerts = subscribe(broker, prefix=topics.prefix, until_end=True)
-    return witness.messages, sorted(alerts, key=lambda alert: float(alert["scores"]["p_value"]))
+    alerts = list(subscribe(broker, prefix=topics.prefix, until_end=True))
+    groups = sorted(_of_kind("group", alerts), key=lambda alert: float(alert["group"]["p_value"]))
+    spectra = sorted(_of_kind("spectrum", alerts), key=lambda alert: float(alert["scores"]["p_value"]))
+    return witness.messages, [*groups, *spectra]
+
+
+def _of_kind(kind: str, alerts: Alerts) -> Alerts:
+    return [alert for alert in alerts if alert["kind"] == kind]
+
+
+def _told(alerts: Alerts) -> list[int]:
+    """The targets that the alerts name, as members of a group too."""
+    members = [member for alert in _of_kind("group", alerts) for member in alert["group"]["members"]]
+    return [int(one["targetid"]) for one in [*members, *(a["target"] for a in _of_kind("spectrum", alerts))]]
 
 
 def read_truth(night: Path) -> Truth:
@@ -169,7 +181,7 @@ def evaluate(messages: Messages, alerts: Alerts, truth: Truth) -> Evaluation:
         injected=Counter(kinds[kinds != ""].tolist()),
         n_ordinary=int(np.count_nonzero(ordinary)),
         n_natural=int(np.count_nonzero(natural)),
-        alerted=count(np.isin(targets, [int(alert["target"]["targetid"]) for alert in alerts])),
+        alerted=count(np.isin(targets, _told(alerts))),
         nominal=count(p < 0.01),
         measured=count(p < threshold),
     )
@@ -185,7 +197,7 @@ def save(out: Path, messages: Messages, alerts: Alerts, truth: Truth) -> None:
     for old in plots.glob("[0-9][0-9]-*.png"):
         old.unlink()
     by_source = {spectra.source: (spectra, scores) for spectra, scores in messages}
-    for rank, alert in enumerate(alerts[:N_BEST], 1):
+    for rank, alert in enumerate(_of_kind("spectrum", alerts)[:N_BEST], 1):
         target = alert["target"]
         spectra, scores = by_source[target["file"]]
         note = f"simulated with: {truth.name(int(target['targetid']))}"
@@ -195,6 +207,7 @@ def save(out: Path, messages: Messages, alerts: Alerts, truth: Truth) -> None:
 
 def report(evaluation: Evaluation, alerts: Alerts, truth: Truth, budget: float) -> str:
     """What a person wants to know of the night, as text."""
+    groups, spectra = _of_kind("group", alerts), _of_kind("spectrum", alerts)
     return "\n".join(
         [
             _sentence(f"alerts, budget {budget:g} in 100 000", evaluation, evaluation.alerted),
@@ -204,8 +217,11 @@ def report(evaluation: Evaluation, alerts: Alerts, truth: Truth, budget: float) 
             "",
             *_kinds(evaluation),
             "",
-            f"The {min(N_BEST, len(alerts))} best of {len(alerts)} alerts:",
-            *_best(alerts[:N_BEST], truth),
+            f"{len(groups)} faults of a petal:",
+            *(f"{alert['group']['description']} (tile {alert['group']['tileid']})" for alert in groups),
+            "",
+            f"The {min(N_BEST, len(spectra))} best of {len(spectra)} alerts of a spectrum:",
+            *_best(spectra[:N_BEST], truth),
         ]
     )
 

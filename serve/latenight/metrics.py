@@ -75,7 +75,7 @@ class Metrics:
         self.alerts_suppressed_total = counter(
             "alerts_suppressed_total",
             "Spectra below the threshold that were not published one by one, by reason.",
-            reason=("budget",),
+            reason=("group", "budget", "repeat"),
         )
         self.transactions_total = counter(
             "transactions_total", "Kafka transactions, by result.", result=("committed", "aborted")

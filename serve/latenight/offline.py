@@ -31,7 +31,9 @@ class FileResult:
         file: its path.
         spectra: how many it holds.
         eligible: how many took part in the ranking.
-        alerts: how many alert.
+        alerts: how many alert one by one.
+        groups: faults of a petal, one alert each.
+        grouped: how many alert as members of a group.
         suppressed: how many the flood guard held back.
         seconds: how long reading and scoring took.
         error: why it could not be scored, "" if it was.
@@ -41,6 +43,8 @@ class FileResult:
     spectra: int = 0
     eligible: int = 0
     alerts: int = 0
+    groups: int = 0
+    grouped: int = 0
     suppressed: int = 0
     seconds: float = 0.0
     error: str = ""
@@ -94,7 +98,9 @@ class Offline:
             file=str(path),
             spectra=len(spectra),
             eligible=judged.decision.n_eligible,
-            alerts=len(packets),
+            alerts=len(judged.decision.rows),
+            groups=len(judged.decision.groups),
+            grouped=judged.decision.n_grouped,
             suppressed=judged.decision.n_suppressed,
             seconds=round(time.monotonic() - started, 3),
         )
@@ -115,7 +121,7 @@ def summary(results: list[FileResult], seconds: float) -> dict[str, int | float]
     """The sums over the files, for the last line of the log."""
     sums = {
         name: sum(getattr(result, name) for result in results)
-        for name in ("spectra", "eligible", "alerts", "suppressed")
+        for name in ("spectra", "eligible", "alerts", "groups", "grouped", "suppressed")
     }
     n_failed = sum(bool(result.error) for result in results)
     return {"files": len(results), "failed": n_failed, **sums, "seconds": round(seconds, 3)}

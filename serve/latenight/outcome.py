@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from latenight.alert import encode_alert, make_alert
+from latenight.alert import alert_key, encode_alert, make_alert, make_group_alert
 from latenight.broker import Headers, Message, Record
 from latenight.deadletters import dead_letter
 from latenight.errors import BadInput, Gone
 from latenight.policy import Decision, alert_threshold, decide
+from latenight.repeats import Repeats
 from latenight.wire import CONTENT_ARROW, encode_scores
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Judged:
     Attributes:
         scores: what the scorer says.
         decision: what the policy makes of it.
-        packets: the alert packet of each row of the decision.
+        packets: the alert packet of each group and each row of the decision.
     """
 
     scores: Scores
@@ -70,8 +71,9 @@ def judge(spectra: Spectra, scorer: SpectraScorer, *, budget: float, created: da
     """
     scores = scorer.score(spectra, explain_below=alert_threshold(budget))
     decision = decide(spectra, scores, budget)
+    groups = [make_group_alert(spectra, scores, group, created=created) for group in decision.groups]
     packets = [make_alert(spectra, scores, int(row), created=created) for row in decision.rows]
-    return Judged(scores, decision, packets)
+    return Judged(scores, decision, groups + packets)
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ class Outcome:
         night: night of the first spectrum, -1 if unknown.
         reasons: reason -> number of spectra, "" for those that are eligible.
         n_scored: spectra that got a p_value.
-        n_alerts: alerts among the records.
-        n_suppressed: spectra under the threshold that were held back.
+        published: kind of alert -> number of them among the records.
+        suppressed: reason -> number of spectra under the threshold that were not published one by one.
     """
 
     message: Message
@@ -95,8 +97,8 @@ class Outcome:
     night: int = -1
     reasons: Counter[str] = field(default_factory=Counter)
     n_scored: int = 0
-    n_alerts: int = 0
-    n_suppressed: int = 0
+    published: Counter[str] = field(default_factory=Counter)
+    suppressed: Counter[str] = field(default_factory=Counter)
 
     @property
     def n_spectra(self) -> int:
@@ -115,6 +117,7 @@ class Desk:
         budget: expected false alerts per 100 000 eligible spectra.
         metrics: what is counted and timed.
         now: the clock, seconds since 1970 UTC.
+        repeats: what is published already.
     """
 
     topics: Topics
@@ -123,6 +126,7 @@ class Desk:
     budget: float
     metrics: Metrics
     now: Callable[[], float] = time.time
+    repeats: Repeats = field(default_factory=Repeats)
 
 
 def deal_with(desk: Desk, message: Message) -> Outcome:
@@ -155,23 +159,27 @@ def _accept(desk: Desk, message: Message, spectra: Spectra) -> Outcome:
     origin = ("input", str(message).encode())
     table = encode_scores(spectra, judged.scores)
     scored = Record(desk.topics.scores, message.key, table, (*content_type(CONTENT_ARROW), origin))
+    packets = [packet for packet in map(desk.repeats.fresh, judged.packets) if packet is not None]
     alerts = [
         Record(
             desk.topics.alerts,
-            packet["target"]["targetid"].encode(),
+            alert_key(packet),
             encode_alert(packet),
             (*content_type(CONTENT_JSON), ("alert-id", packet["alert_id"].encode()), origin),
         )
-        for packet in judged.packets
+        for packet in packets
     ]
+    desk.repeats.offer(packets)
+    decision, published = judged.decision, Counter(packet["kind"] for packet in packets)
+    n_repeated = len(decision.rows) - published["spectrum"]
     return Outcome(
         message,
         (scored, *alerts),
         night=int(spectra.table["night"][0]) if len(spectra) else -1,
         reasons=Counter(judged.scores.table["reason"].tolist()),
         n_scored=int(np.count_nonzero(np.isfinite(judged.scores.table["p_value"]))),
-        n_alerts=len(alerts),
-        n_suppressed=judged.decision.n_suppressed,
+        published=published,
+        suppressed=Counter(group=decision.n_grouped, budget=decision.n_suppressed, repeat=n_repeated),
     )
 
 

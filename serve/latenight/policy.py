@@ -1,4 +1,4 @@
-"""Which spectra of a message become alerts: budget of false alerts, eligibility, a guard against floods."""
+"""Which spectra of a message become alerts: eligibility, budget of false alerts, faults of the petal, a flood guard."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from latenight.groups import Group, find_groups
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,7 +20,8 @@ DEFAULT_BUDGET = 100.0  # expected false alerts per 100 000 eligible spectra
 PER = 100_000.0
 # A message is one petal of 500 fibres. The guard lets through ten times the expected number of false alerts,
 # and at least 25: 5 % of a petal, three times a prevalence of 1.5 % true anomalies. More than that in one
-# petal is a fault of the petal, and 500 alerts about it would bury the alerts of the other nine.
+# petal is a flood even where no group explains it (a file that does not tell fibres and petals), and 500 alerts
+# would bury those of the other nine petals.
 PETAL_ROWS = 500
 GUARD_FACTOR = 10.0
 GUARD_MIN = 25
@@ -30,12 +33,16 @@ class Decision:
 
     Attributes:
         rows: (k,) rows that become alerts, ascending in p_value.
+        groups: faults of the petal that become one alert each; their members are not among the rows.
         n_eligible: rows that took part in the ranking.
+        n_grouped: rows under the threshold that are members of a group.
         n_suppressed: rows under the threshold that the flood guard held back.
     """
 
     rows: NDArray[np.intp]
+    groups: tuple[Group, ...]
     n_eligible: int
+    n_grouped: int
     n_suppressed: int
 
 
@@ -56,8 +63,9 @@ def max_per_message(budget: float) -> int:
 def decide(spectra: Spectra, scores: Scores, budget: float) -> Decision:
     """Choose the alerts of one message.
 
-    A row alerts if it is eligible and its p_value lies under the threshold; a missing p_value never alerts.
-    Equal p_values are ordered by TARGETID, then by row, so that the order of the rows changes nothing.
+    A row alerts if it is eligible, its p_value lies under the threshold, and no group tells of it already; a missing
+    p_value never alerts. Equal p_values are ordered by TARGETID, then by row, so that the order of the rows changes
+    nothing.
 
     Args:
         spectra: the message's spectra.
@@ -65,7 +73,11 @@ def decide(spectra: Spectra, scores: Scores, budget: float) -> Decision:
         budget: expected number of false alerts per 100 000 eligible spectra.
     """
     table = scores.table
+    groups = tuple(find_groups(spectra.table, table, alert_threshold(budget)))
     fires = np.flatnonzero(table["eligible"] & (table["p_value"] < alert_threshold(budget)))
+    grouped = np.isin(fires, [row for group in groups for row in group.rows])
+    n_grouped, fires = int(np.count_nonzero(grouped)), fires[~grouped]
     order = np.lexsort((fires, spectra.table["targetid"][fires], table["p_value"][fires]))
     rows = fires[order][: max_per_message(budget)]
-    return Decision(rows, int(np.count_nonzero(table["eligible"])), len(fires) - len(rows))
+    n_eligible = int(np.count_nonzero(table["eligible"]))
+    return Decision(rows, groups, n_eligible, n_grouped, len(fires) - len(rows))

@@ -8,6 +8,7 @@ remains when pixels of the same wavelength are counted once.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,6 +61,8 @@ N_PIX = 7958
 N_JOINT = 7781
 WAVE = np.concatenate([arm.wave for arm in ARMS])  # (7958,)
 WAVE_JOINT = 3600.0 + PIXEL * np.arange(N_JOINT)  # (7781,)
+# A wavelength in the overlap of two arms belongs to the arm whose own end is farther away.
+ARM_EDGES = [(low.wave[-1] + high.wave_min) / 2.0 for low, high in pairwise(ARMS)]  # [A]
 ARM_OF_PIXEL = np.repeat(np.arange(len(ARMS)), [arm.n for arm in ARMS])  # (7958,) 0, 1, 2
 
 # One message or file holds no more: a petal has 500 rows, the densest healpix pixel of DR1 some thousands. 10 000

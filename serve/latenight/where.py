@@ -3,8 +3,10 @@
     scores.p_value < 1e-4 and target.program == 'dark'
     redrock.spectype in ('QSO', 'STAR') and not quality.p_extrapolated
     20260101 <= night <= 20260131
+    kind == 'group'
 
-Fields are dotted names of the packet (schema/alert-1.0-example.json shows them all), constants are numbers,
+Fields are dotted names of the packet (schema/alert-1.0-example.json and alert-1.0-group-example.json show them all;
+a field of the other kind is None), constants are numbers,
 strings, True, False and None. Python parses the text; nothing of it is ever executed.
 """
 
@@ -115,8 +117,8 @@ def _constant(node: ast.expr) -> Any:
 
 @cache
 def _fields() -> tuple[str, ...]:
-    """Every field of a packet."""
-    example = files("latenight") / "schema/alert-1.0-example.json"
+    """Every field of a packet, of a spectrum or of a group; one that a packet does not have is null."""
+    examples = [files("latenight") / f"schema/alert-1.0-{name}.json" for name in ("example", "group-example")]
 
     def walk(content: dict[str, Any], prefix: str = "") -> list[str]:
         found = []
@@ -125,4 +127,5 @@ def _fields() -> tuple[str, ...]:
             found += walk(value, f"{prefix}{key}.") if isinstance(value, dict) else []
         return found
 
-    return tuple(walk(json.loads(example.read_text(encoding="utf-8"))))
+    found = [name for example in examples for name in walk(json.loads(example.read_text(encoding="utf-8")))]
+    return tuple(dict.fromkeys(found))
