@@ -68,11 +68,14 @@ def test_the_memory_of_ids_is_bounded(world: World, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_is_no_packet_is_skipped(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """Broken or bottomless JSON, other schemas and odd ids cost a warning, not the subscription."""
+    """Broken or bottomless JSON, other schemas, odd ids and odd p values cost a warning, not the subscription."""
     odd_id = {**packet(1), "alert_id": "../../etc/passwd"}
-    world.publish(b"{", b"[" * 100_000, b"[]", b"{}", {**packet(1), "schema": "other/1.0"}, odd_id, packet(7))
+    odd_p = {**packet(1), "previous_p_value": [1]}
+    world.publish(
+        b"{", b"[" * 100_000, b"[]", b"{}", {**packet(1), "schema": "other/1.0"}, odd_id, odd_p, packet(7)
+    )
     assert world.numbers() == [7]
-    assert [record.message for record in caplog.records] == ["skipped"] * 6
+    assert [record.message for record in caplog.records] == ["skipped"] * 7
 
 
 def test_night_expression_and_time_select(world: World) -> None:
