@@ -190,6 +190,19 @@ def test_a_line_that_upsets_other_statistics_too_is_one_fault() -> None:
     assert group.wavelengths is None
 
 
+def test_two_ranges_of_one_arm_are_one_fault() -> None:
+    """Fibres that fire at two places of an arm, and at no other, are one group; those of another arm are a second."""
+    rng = np.random.default_rng(12)
+    petal = uniform_petal(rng)
+    low = strike(rng, petal, np.arange(0, 500, 3), (8340.0, 8350.0))
+    high = strike(rng, petal, np.arange(1, 500, 3), (9400.0, 9410.0))
+    blue = strike(rng, petal, np.arange(2, 500, 9), (4100.0, 4110.0))
+    groups = {group.arm: set(group.rows) for group in find_groups(*petal, THRESHOLD)}
+    assert set(groups) == {"b", "z"}
+    assert {*low, *high} <= groups["z"]
+    assert set(blue) <= groups["b"]
+
+
 def test_what_fires_elsewhere_is_not_a_member() -> None:
     """Spectra at other wavelengths than the fault's, and ordinary ones at its own, are left alone."""
     rng = np.random.default_rng(4)
@@ -204,14 +217,14 @@ def test_what_fires_elsewhere_is_not_a_member() -> None:
 
 
 def test_two_faults_far_apart_are_two_groups() -> None:
-    """An amplifier in the blue and neighbouring fibres in the red are told apart, and share no member."""
+    """An amplifier and, 150 fibres away, neighbours in the same arm are told apart, and share no member."""
     rng = np.random.default_rng(6)
     petal = uniform_petal(rng)
     blue = strike(rng, petal, np.arange(0, 250), (4100.0, 4200.0), width=100.0)
-    red = strike(rng, petal, np.arange(400, 430), (9000.0, 9020.0))
+    other = strike(rng, petal, np.arange(400, 430), (4500.0, 4520.0))
     groups = find_groups(*petal, THRESHOLD)
     assert len(groups) == 2
-    assert [set(rows) <= set(group.rows) for rows, group in zip((blue, red), groups, strict=True)] == [
+    assert [set(rows) <= set(group.rows) for rows, group in zip((blue, other), groups, strict=True)] == [
         True
     ] * 2
     assert not set(groups[0].rows) & set(groups[1].rows)

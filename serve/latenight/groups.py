@@ -39,8 +39,8 @@ BLOCK = 25  # fibres: runs begin and end with the blocks of a slit head; an ampl
 WINDOWS = (25.0, 100.0, 400.0)  # widths of the wavelength ranges within an arm [A], overlapping by half
 # No statistic is the strangest one of more than this share of an ordinary petal's strange spectra.
 STATISTIC_SHARE = 0.1
-# Cells that find parts of one fault: fibres and wavelengths apart by no more than this [A].
-NEAR_FIBERS, NEAR_A = BLOCK, 100.0
+# Cells of the same arm find parts of one fault if no more fibres than this lie between them.
+NEAR_FIBERS = BLOCK
 RUNS = np.array([(a, b) for a in range(0, FIBERS, BLOCK) for b in range(a + BLOCK, FIBERS + 1, BLOCK)])
 
 
@@ -190,7 +190,7 @@ def log_tail(k: Array, n: NDArray[np.intp], q: Array) -> Array:
 def _merged(
     found: list[tuple[Rows, float]], table: np.ndarray, scores: np.ndarray
 ) -> list[tuple[Rows, float]]:
-    """Join the cells that are parts of one fault: near each other in fibre and in wavelength."""
+    """Join the cells that are parts of one fault: near each other in fibre, in the same arm."""
     groups: list[tuple[Rows, float]] = []
     for rows, p in found:
         near = [_near(rows, members, table, scores) for members, _ in groups]
@@ -202,13 +202,15 @@ def _merged(
 
 
 def _near(a: Rows, b: Rows, table: np.ndarray, scores: np.ndarray) -> bool:
-    waves = [_wavelengths(scores[rows]) or (-np.inf, np.inf) for rows in (a, b)]
-    fibers = [(int(table["fiber"][rows].min()), int(table["fiber"][rows].max())) for rows in (a, b)]
-    return _gap(*fibers) <= NEAR_FIBERS and _gap(*waves) <= NEAR_A
+    first, last = ([f(table["fiber"][rows]) for rows in (a, b)] for f in (np.min, np.max))
+    return bool(max(first) - min(last) <= NEAR_FIBERS and _arms(scores[a]) & _arms(scores[b]))
 
 
-def _gap(a: tuple[float, float], b: tuple[float, float]) -> float:
-    return max(a[0], b[0]) - min(a[1], b[1])
+def _arms(scores: np.ndarray) -> set[str]:
+    """The arms in which these spectra fire; all if one of them fires at no wavelength."""
+    if not (scores["wavelength"] > 0).all():
+        return {arm.name for arm in ARMS}
+    return {ARMS[k].name for k in np.searchsorted(ARM_EDGES, scores["wavelength"])}
 
 
 def _wavelengths(scores: np.ndarray) -> tuple[float, float] | None:
@@ -225,8 +227,7 @@ def _describe(members: Rows, petal: Rows, p: float, table: np.ndarray, scores: n
     rows = members[order]
     fiber = table["fiber"]
     first, last = int(fiber[rows].min()), int(fiber[rows].max())
-    arms = {ARMS[k].name for k in np.searchsorted(ARM_EDGES, scores["wavelength"][rows])}
-    wavelengths = _wavelengths(scores[rows])
+    arms = _arms(scores[rows])
     names, counts = np.unique(_statistic(scores[rows]), return_counts=True)
     sign = float(scores["sign"][rows].mean())
     return Group(
@@ -235,8 +236,8 @@ def _describe(members: Rows, petal: Rows, p: float, table: np.ndarray, scores: n
         petal=int(table["petal"][rows[0]]),
         fibers=(first, last),
         n_eligible=int(np.count_nonzero((fiber[petal] >= first) & (fiber[petal] <= last))),
-        wavelengths=wavelengths,
-        arm=arms.pop() if wavelengths and len(arms) == 1 else "",
+        wavelengths=_wavelengths(scores[rows]),
+        arm=arms.pop() if len(arms) == 1 else "",
         statistic=str(names[counts.argmax()]) if 2 * counts.max() >= len(rows) else "",
         sign=int(np.sign(sign)) if abs(sign) >= 0.8 else 0,
         p_value=p,
