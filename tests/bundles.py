@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from latenight.spectra import ineligible_reasons
-from latenight_train.calibrate import write_bundle
-from latenight_train.data import Survey, split_by_petal
+from latenight_train.data import Survey, petal_folds, split_by_petal
+from latenight_train.make_bundle import write_bundle
 from latenight_train.modes import fit_groups
 from latenight_train.vae import Architecture, Vae
 from tests.fakes import make_spectra
@@ -54,6 +54,11 @@ def make_bundle(folder: Path) -> Path:
     """Write a bundle of an untrained network, calibrated on one of the small survey's petals."""
     survey = small_survey()
     held_out = split_by_petal(survey.table, seed=1)
-    models = fit_groups(survey, np.flatnonzero((survey.reasons == "") & ~held_out), seed=1)
-    write_bundle(untrained_vae(), models, survey, held_out, folder, {})
+    eligible = survey.reasons == ""
+    models = fit_groups(survey, np.flatnonzero(eligible), seed=1)
+    folds = [
+        (fold, fit_groups(survey, np.flatnonzero(eligible & ~fold), seed=1, start=models))
+        for fold in petal_folds(survey.table, 2, 1)
+    ]
+    write_bundle(untrained_vae(), models, folds, survey, held_out, folder, {})
     return folder

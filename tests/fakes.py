@@ -119,12 +119,12 @@ class FakeScorer:
     @staticmethod
     def _score_row(spectra: Spectra, row: int, scores: np.void) -> np.void:
         flux, ivar = spectra.flux[row], spectra.ivar[row]
-        digest = hashlib.sha256(flux.tobytes() + ivar.tobytes() + spectra.table["z"][row].tobytes()).digest()
-        uniform: NDArray[np.float64] = (np.frombuffer(digest[:16], "<u4") + 0.5) / 2.0**32
+        digest = hashlib.sha512(flux.tobytes() + ivar.tobytes() + spectra.table["z"][row].tobytes()).digest()
+        uniform: NDArray[np.float64] = (np.frombuffer(digest, "<u4") + 0.5) / 2.0**32
         significance = flux * np.sqrt(ivar)
         pixel = int(np.argmax(np.abs(significance)))
         is_spiked = abs(significance[pixel]) > 0.5 * SPIKE_SIGMA
-        for channel, p in zip(CHANNELS, uniform, strict=True):
+        for channel, p in zip(CHANNELS, uniform[: len(CHANNELS)], strict=True):
             scores[f"p_{channel}"] = p * 1e-9 if is_spiked and channel == "scan" else p
         p_channels = np.array([scores[f"p_{channel}"] for channel in CHANNELS])
         scores["channel"] = CHANNELS[int(p_channels.argmin())]
@@ -138,6 +138,7 @@ class FakeScorer:
         )
         for arm in ARMS:
             scores[f"arm_chi2_{arm.name}"] = 1.0 + uniform[2]
+        scores["statistic"] = "scan1+"
         scores["sigma"], scores["sign"] = abs(significance[pixel]), np.sign(significance[pixel])
         scores["wavelength"], scores["width"] = WAVE[pixel], 0.8
         return scores

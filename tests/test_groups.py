@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latenight.groups import FALSE_GROUPS, INFLATION, MIN_MEMBERS, PREVALENCE, Group, find_groups, log_tail
-from latenight.scores import SCORES, empty_scores
+from latenight.scores import empty_scores
 from latenight.spectra import empty_table
 
 THRESHOLD = 1e-3
@@ -26,7 +26,7 @@ def ordinary_petal(rng: np.random.Generator, petal: int = 3) -> Tables:
     table["tileid"], table["petal"] = 7, petal
     table["fiber"] = N * petal + np.arange(N)
     table["targetid"] = rng.permutation(10**6)[:N]
-    scores = with_statistic(empty_scores(np.where(rng.random(N) < 0.1, "sky", "")))
+    scores = empty_scores(np.where(rng.random(N) < 0.1, "sky", ""))
     p = rng.random(N)
     p = np.where(p < 1 / (1 + INFLATION), p / INFLATION, p)
     scores["p_value"] = np.where(rng.random(N) < PREVALENCE, 1e-6 * p, p)
@@ -37,16 +37,6 @@ def ordinary_petal(rng: np.random.Generator, petal: int = 3) -> Tables:
     scores["sign"] = rng.choice([-1, 1], N)
     scores["statistic"] = rng.choice(STATISTICS, N)
     return table, scores
-
-
-def with_statistic(scores: np.ndarray) -> np.ndarray:
-    names = SCORES.names or ()
-    if "statistic" in names:
-        return scores
-    wider = np.zeros(len(scores), [*SCORES.descr, ("statistic", "U16")])
-    for name in names:
-        wider[name] = scores[name]
-    return wider
 
 
 def uniform_petal(rng: np.random.Generator) -> Tables:

@@ -28,7 +28,7 @@ OWNERS = {
     "umap": {"latenight_train.peers.umap_groups"},
 }
 TRAINING = {"torch", "onnx", "onnxscript", "tqdm"}  # the trainer is made of these; serving never sees them
-FOUNDATION = {"latenight", "latenight.errors", "latenight.spectra", "latenight.scores"}
+FOUNDATION = {"latenight", "latenight.errors", "latenight.spectra", "latenight.channels", "latenight.scores"}
 COMMANDS = {"latenight.cli", *(f"latenight.cli.{name}" for name in ("base", "files", "kafka", "upkeep"))}
 TOP = {*COMMANDS, "latenight.__main__"}
 

@@ -211,15 +211,18 @@ def _target(spectra: Spectra, row: int) -> dict[str, Any]:
 
 def _explain(score: np.void, z: float) -> dict[str, Any]:
     wavelength, width = float(score["wavelength"]), float(score["width"])
-    is_placed = bool(np.isfinite([wavelength, width]).all())
+    is_placed = bool(0 < wavelength < np.inf)
     return {
         "channel": str(score["channel"]),
-        "wavelength": _number(score["wavelength"]),
-        "width": _number(score["width"]),
+        "statistic": str(score["statistic"]),
+        "wavelength": _number(score["wavelength"]) if is_placed else None,
+        "width": _number(score["width"]) if width > 0 else None,
         "sigma": _number(score["sigma"]),
         "sign": int(score["sign"]),
         "arm": ARMS[int(np.searchsorted(ARM_EDGES, wavelength))].name if is_placed else None,
-        "rest_wavelength": _rounded(np.array([wavelength / (1.0 + z) if z > -1.0 else np.nan]), 7)[0],
+        "rest_wavelength": _rounded(
+            np.array([wavelength / (1.0 + z) if is_placed and z > -1.0 else np.nan]), 7
+        )[0],
         "nearby_lines": [
             {
                 "name": feature.name,
@@ -227,7 +230,9 @@ def _explain(score: np.void, z: float) -> dict[str, Any]:
                 "wavelength": feature.wavelength,
                 "offset": round(offset, 2),
             }
-            for feature, offset in (nearby_features(wavelength, width, z) if is_placed else [])
+            for feature, offset in (
+                nearby_features(wavelength, width if 0 < width < np.inf else 0.0, z) if is_placed else []
+            )
         ],
         "arm_chi2": {arm.name: _number(score[f"arm_chi2_{arm.name}"]) for arm in ARMS},
     }

@@ -154,18 +154,13 @@ def _places(scores: np.ndarray) -> tuple[NDArray[np.bool_], Array]:
         ranges += [(start, start + width, width) for start in starts]
     first, last, widest = np.array(ranges).T
     wave, extent = (scores[name].astype(float)[:, None] for name in ("wavelength", "width"))
-    statistic = _statistic(scores)
-    names = np.unique(statistic[:0] if "statistic" not in (scores.dtype.names or ()) else statistic)
+    statistic = scores["statistic"]
+    names = np.unique(statistic)
     anywhere = np.ones((len(scores), 1), bool)
     inside = (wave >= first) & (wave <= last) & (extent <= widest)
     places = np.concatenate([anywhere, inside, statistic[:, None] == names], axis=1)
     share = (last - first) / (edges[-1] - edges[0])
     return places, np.concatenate([[1.0], share, np.full(len(names), STATISTIC_SHARE)])
-
-
-def _statistic(scores: np.ndarray) -> np.ndarray:
-    """The name of each spectrum's strangest statistic, (n,)."""
-    return scores["statistic" if "statistic" in (scores.dtype.names or ()) else "channel"]
 
 
 def _runs(fiber: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -228,7 +223,7 @@ def _describe(members: Rows, petal: Rows, p: float, table: np.ndarray, scores: n
     fiber = table["fiber"]
     first, last = int(fiber[rows].min()), int(fiber[rows].max())
     arms = _arms(scores[rows])
-    names, counts = np.unique(_statistic(scores[rows]), return_counts=True)
+    names, counts = np.unique(scores["statistic"][rows], return_counts=True)
     sign = float(scores["sign"][rows].mean())
     return Group(
         rows=rows,

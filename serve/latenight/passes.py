@@ -8,25 +8,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from latenight import petal
-from latenight.scores import STATISTICS
+from latenight.channels import PASS2
 from latenight.session import Graph
 from latenight.spectra import ARMS, SPECTYPES, UNKNOWN
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from latenight.petal import Learned
     from latenight.spectra import Spectra
 
     Floats = NDArray[np.float32]
 
 N_NEIGHBOURS = 10
 # The modes of 8 rows at all pixels are 8 MB: they stay in the cache of a core.
-REFINE_BUCKET = 8
+MODES_BUCKET = 8
 TO_ARMS = np.concatenate([np.arange(arm.joint_start, arm.joint_start + arm.n) for arm in ARMS])  # (7958,)
-SECOND_OUTPUTS = ("chi2", "arm_chi2", "scan_sigma", "scan_wavelength")
-SCAN_START = STATISTICS["recon"] + STATISTICS["chi2"]  # first column of the scan among the statistics
+NAMES = tuple(statistic.name for statistic in PASS2)
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,13 @@ class Statistics:
     """Uncalibrated statistics of the eligible rows of one message; n rows.
 
     Attributes:
-        group: (n,) index into SPECTYPES.
+        group: (n,) index of the group of modes; the number of groups for rows without one.
         latent: (n, d) mean of q(latent | spectrum).
         mean: (n, 7781) reconstruction [1e-17 erg s-1 cm-2 A-1].
         variance: (n, 7781) of the reconstruction.
         log_prob, deviance, snr, knn_distance: (n,).
-        flux, ivar: (n, 7958) after the petal step.
-        chi2: (n,). arm_chi2: (n, 3).
-        scan_sigma, scan_wavelength: (n, widths).
+        values: (n, C) statistics of pass 2 in the order of channels.PASS2, NaN where one does not cover a spectrum.
+        wavelengths: (n, C) where they were found [A], 0 for none.
     """
 
     group: NDArray[np.int64]
@@ -52,31 +52,17 @@ class Statistics:
     deviance: Floats
     snr: Floats
     knn_distance: Floats
-    flux: Floats
-    ivar: Floats
-    chi2: Floats
-    arm_chi2: Floats
-    scan_sigma: Floats
-    scan_wavelength: Floats
+    values: Floats
+    wavelengths: Floats
 
     def stacked(self) -> NDArray[np.float64]:
-        """The columns of scores.STATISTICS, (n, C); larger is stranger."""
-        chi2 = (self.chi2[:, None], self.arm_chi2)
-        columns = (self.deviance[:, None], *chi2, np.abs(self.scan_sigma), self.knn_distance[:, None])
-        return np.concatenate(columns, axis=1).astype(np.float64)
+        """The statistics in the order of channels.STATISTICS, (n, C + 2)."""
+        network = (self.deviance[:, None], self.knn_distance[:, None])
+        return np.concatenate([*network, self.values], axis=1).astype(np.float64)
 
-
-@dataclass(frozen=True)
-class Learned:
-    """What training learned for the petal step and the choice of groups.
-
-    Attributes:
-        pixel_noise: (7958,) factor on the variance of each observed pixel.
-        z_range: (2,) redshifts that the network covers; spectra outside are scored without redshift.
-    """
-
-    pixel_noise: Floats
-    z_range: NDArray[np.float64]
+    def named(self, name: str) -> Floats:
+        """One statistic of pass 2, (n,)."""
+        return self.values[:, NAMES.index(name)]
 
 
 @dataclass(frozen=True)
@@ -86,13 +72,18 @@ class ModeGroup:
     Attributes:
         spectype: redrock's class.
         z_min, z_max: redshifts that it serves.
-        weights: inputs of refine.onnx beside the spectra.
+        weights: what the graphs of both passes get of it.
     """
 
     spectype: str
     z_min: float
     z_max: float
     weights: dict[str, np.ndarray]
+
+    @property
+    def n_modes(self) -> int:
+        """Number of coefficients."""
+        return len(self.weights["precision"])
 
 
 class Passes:
@@ -102,18 +93,38 @@ class Passes:
         provider: the execution provider in use.
     """
 
-    def __init__(self, folder: Path, learned: Learned, *, device: str, threads: int) -> None:
-        files = ("model.onnx", "statistics.onnx", "knn.onnx")
-        self._model, self._statistics, self._knn = (
-            Graph(folder / file, device=device, threads=threads) for file in files
+    def __init__(
+        self,
+        folder: Path,
+        learned: Learned,
+        z_range: NDArray[np.float64],
+        *,
+        device: str,
+        threads: int,
+        groups: Sequence[ModeGroup] | None = None,
+    ) -> None:
+        """Open the graphs.
+
+        Args:
+            folder: of the bundle.
+            learned: what training petals showed.
+            z_range: (2,) redshifts that the network covers; spectra outside are scored without redshift.
+            device: "cpu", "cuda" or "auto".
+            threads: number of CPU threads.
+            groups: linear models in place of the bundle's (cross-fitting).
+        """
+        self._model, self._knn = (
+            Graph(folder / file, device=device, threads=threads) for file in ("model.onnx", "knn.onnx")
         )
-        refine = folder / "refine.onnx"
-        self._refine = Graph(refine, device=device, threads=threads, bucket=REFINE_BUCKET)
-        self._groups = read_modes(folder / "modes.npz")
+        self._refine, self._statistics = (
+            Graph(folder / file, device=device, threads=threads, bucket=MODES_BUCKET)
+            for file in ("refine.onnx", "statistics.onnx")
+        )
+        self._groups = tuple(read_modes(folder / "modes.npz") if groups is None else groups)
         bank = np.load(folder / "bank.npy", allow_pickle=False)
         self._bank = {"bank": bank, "minus_norm2": -np.square(bank).sum(axis=1)}
         self._bank_ids = np.load(folder / "bank_ids.npy", allow_pickle=False)
-        self._learned = learned
+        self._learned, self._z_range = learned, z_range
         self.provider = self._model.provider
 
     def __call__(self, spectra: Spectra, reasons: np.ndarray) -> Statistics:
@@ -125,11 +136,21 @@ class Passes:
         """
         rows = np.flatnonzero(reasons == "")
         first, group = self.first_pass(spectra.take(rows))
-        flux, ivar = self._petal_step(spectra, reasons, first["mean"], first["variance"])
-        second = {"flux": flux, "ivar": ivar, "mean": first["mean"], "variance": first["variance"]}
-        found = self._statistics(second, outputs=SECOND_OUTPUTS)
+        after = self.petal_step(spectra, reasons, first["mean"], first["variance"])
+        norm, coefficients = first.pop("norm"), first.pop("coefficients")
+        second = {
+            "flux": after.flux,
+            "ivar": after.ivar,
+            "sky": after.sky,
+            "norm": norm,
+            "coefficients": coefficients,
+        }
+        second |= {name: first[name] for name in ("z", "mean", "variance")}
+        values, wavelengths = self._second_pass(second, group)
         knn_distance = self._knn_distance(first["latent"], spectra.table["targetid"][rows])
-        return Statistics(group=group, flux=flux, ivar=ivar, knn_distance=knn_distance, **first, **found)
+        del first["z"]
+        found = {"knn_distance": knn_distance, "values": values, "wavelengths": wavelengths}
+        return Statistics(group=group, **first, **found)
 
     def reconstruct(self, spectra: Spectra) -> tuple[Floats, Floats]:
         """Reconstruction and its variance, (N, 7781) each, before any petal step."""
@@ -137,42 +158,31 @@ class Passes:
         return first["mean"], first["variance"]
 
     def first_pass(self, spectra: Spectra) -> tuple[dict[str, np.ndarray], NDArray[np.int64]]:
-        """Outputs of the model, refined, and the group of each row; a row's depend on nothing but itself."""
-        z, group = redshift_and_group(spectra.table, self._learned.z_range)
+        """Outputs of the model, refined, and the group of each row; a row's depend on nothing but itself.
+
+        Where a group of modes serves a row, mean and variance are those of the exact linear model; elsewhere they
+        stay the network's.
+        """
+        z, spectype = redshift_and_group(spectra.table, self._z_range)
         inputs = {"flux": spectra.flux, "ivar": spectra.ivar, "z": z}
-        first = self._model({**inputs, "group": group})
-        self._refine_by_group(inputs, group, first)
+        first = self._model({**inputs, "group": spectype})
+        first |= {"z": z, "norm": np.ones(len(z), np.float32)}
+        first["coefficients"] = np.zeros((len(z), self._groups[0].n_modes if self._groups else 1), np.float32)
+        group = np.full(len(z), len(self._groups))
+        for k, modes in enumerate(self._groups):
+            served = (z >= modes.z_min) & (z < modes.z_max)
+            mine = np.flatnonzero((spectype == SPECTYPES.index(modes.spectype)) & served)
+            if len(mine):
+                group[mine] = k
+                rows = {name: values[mine] for name, values in inputs.items()}
+                for name, values in self._refine(rows, constants=modes.weights).items():
+                    first[name][mine] = values
         return first, group
 
-    def _refine_by_group(
-        self, inputs: dict[str, np.ndarray], group: NDArray[np.int64], first: dict[str, np.ndarray]
-    ) -> None:
-        """Replace the network's mean and variance by those of the exact linear model, where a group has one.
-
-        Args:
-            inputs: flux, ivar, z of n rows.
-            group: (n,) index into SPECTYPES.
-            first: "mean" and "variance" (n, 7781), changed in place; rows without a group keep the network's.
-        """
-        for modes in self._groups:
-            served = (inputs["z"] >= modes.z_min) & (inputs["z"] < modes.z_max)
-            mine = np.flatnonzero((group == SPECTYPES.index(modes.spectype)) & served)
-            if len(mine):
-                rows = {name: values[mine] for name, values in inputs.items()}
-                found = self._refine(rows, constants=modes.weights, outputs=("mean", "variance"))
-                first["mean"][mine], first["variance"][mine] = found["mean"], found["variance"]
-
-    def reconstruction(self, statistics: Statistics, rows: NDArray[np.intp]) -> tuple[Floats, Floats]:
-        """Reconstruction and its standard deviation, (k, 7781) each, of some rows of the statistics."""
-        names = ("flux", "ivar", "mean", "variance")
-        inputs = {name: getattr(statistics, name)[rows] for name in names}
-        found = self._statistics(inputs, outputs=("recon", "recon_sigma"))
-        return found["recon"], found["recon_sigma"]
-
-    def _petal_step(
+    def petal_step(
         self, spectra: Spectra, reasons: np.ndarray, mean: Floats, variance: Floats
-    ) -> tuple[Floats, Floats]:
-        """Flux and ivar of the eligible rows, corrected by what the petal's fibres, the sky's too, share."""
+    ) -> petal.Corrected:
+        """The eligible rows, corrected by what the petal's fibres, the sky's too, share."""
         rows, sky = np.flatnonzero(reasons == ""), np.flatnonzero(reasons == "sky")
         used, nothing = np.concatenate([rows, sky]), np.zeros((len(sky), len(TO_ARMS)), np.float32)
         residuals = petal.Residuals(
@@ -182,8 +192,18 @@ class Passes:
             variance=np.concatenate([variance[:, TO_ARMS], nothing]),
             table=spectra.table[used],
         )
-        flux, ivar = petal.corrected(residuals, self._learned.pixel_noise)
-        return flux[: len(rows)], ivar[: len(rows)]
+        after = petal.corrected(residuals, self._learned)
+        return petal.Corrected(*(values[: len(rows)] for values in vars(after).values()))
+
+    def _second_pass(self, rows: dict[str, np.ndarray], group: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Statistics and wavelengths, (n, C) each; rows without a group of modes have those of calibration only."""
+        values, wavelengths = np.empty((2, len(group), len(PASS2)), np.float32)
+        for k in np.unique(group):
+            mine = np.flatnonzero(group == k)
+            modes = self._groups[k].weights if k < len(self._groups) else no_modes(self._groups)
+            found = self._statistics({name: v[mine] for name, v in rows.items()}, constants=modes)
+            values[mine], wavelengths[mine] = found["statistics"], found["wavelengths"]
+        return values, wavelengths
 
     def _knn_distance(self, latent: Floats, targetid: NDArray[np.int64]) -> Floats:
         """Mean distance to the 10 nearest training latents that are not the spectrum's own target, (n,)."""
@@ -203,6 +223,14 @@ def read_modes(path: Path) -> list[ModeGroup]:
             ModeGroup(spectype, z_min, z_max, {name: arrays[f"{name}_{k}"] for name in names})
             for k, (spectype, (z_min, z_max)) in enumerate(facts)
         ]
+
+
+def no_modes(groups: Sequence[ModeGroup]) -> dict[str, np.ndarray]:
+    """Weights of a group in which nothing is known but the reconstruction: all modes are 0, every bin is quiet."""
+    like = groups[0].weights
+    columns = np.zeros((2, like["columns"].shape[1]), np.float32)
+    columns[:, -1] = 1
+    return {**like, "columns": columns, "grid": np.array([0.0, 1e-3, 0.0])}
 
 
 def redshift_and_group(table: np.ndarray, z_range: NDArray[np.float64]) -> tuple[Floats, NDArray[np.int64]]:

@@ -8,18 +8,24 @@ import numpy as np
 
 from latenight import calibration
 from latenight.bundle import load_bundle
+from latenight.channels import PASS2, SIGN, STATISTICS
 from latenight.errors import StartupError
-from latenight.passes import SCAN_START, Learned, Passes
-from latenight.scores import CHANNELS, SCAN_WIDTHS, Scores, empty_scores
-from latenight.spectra import ARMS, N_JOINT, PIXEL, ineligible_reasons
+from latenight.passes import NAMES, Passes
+from latenight.petal import Learned
+from latenight.scores import CHANNELS, Scores, empty_scores
+from latenight.spectra import ARMS, N_JOINT, ineligible_reasons
 from latenight.threads import default_threads
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from latenight.bundle import Bundle
     from latenight.passes import Statistics
     from latenight.spectra import Spectra
+
+N_NETWORK = len(STATISTICS) - len(PASS2)  # statistics of the network come first
 
 # Golden spectra must be reproduced to this part of their value; TF32 products on a GPU round at 1e-3.
 TOLERANCE = {"CPUExecutionProvider": 1e-4, "CUDAExecutionProvider": 1e-2}
@@ -35,8 +41,8 @@ class Scorer:
 
     def __init__(self, bundle: Bundle, *, device: str, threads: int, passes: type[Passes] = Passes) -> None:
         arrays = bundle.arrays("calibration.npz")
-        learned = Learned(pixel_noise=arrays.pop("pixel_noise"), z_range=arrays.pop("z_range"))
-        self._passes = passes(bundle.path, learned, device=device, threads=threads)
+        learned = Learned(*(arrays.pop(name) for name in Learned.__dataclass_fields__))
+        self._passes = passes(bundle.path, learned, arrays.pop("z_range"), device=device, threads=threads)
         self._calibration = calibration.from_arrays(arrays)
         self.bundle_id = bundle.id
         self.provider = self._passes.provider
@@ -58,7 +64,7 @@ class Scorer:
             table[rows] = calibrated_scores(self._calibration, statistics)
             explained = np.flatnonzero(table["p_value"][rows] < explain_below)
         if len(explained):
-            recon, recon_sigma = self._passes.reconstruction(statistics, explained)
+            recon, recon_sigma = statistics.mean[explained], np.sqrt(statistics.variance[explained])
         return Scores(table, rows[explained], recon, recon_sigma, self.bundle_id, self.provider)
 
 
@@ -67,22 +73,34 @@ def calibrated_scores(tables: calibration.Calibration, statistics: Statistics) -
     table = empty_scores(np.full(len(statistics.group), ""))
     p = calibration.calibrated(tables, statistics.stacked(), statistics.group, statistics.snr)
     for name in ("snr", "log_prob", "chi2", "knn_distance"):
-        table[name] = getattr(statistics, name)
-    for k, arm in enumerate(ARMS):
-        table[f"arm_chi2_{arm.name}"] = statistics.arm_chi2[:, k]
-    # The window that is least probable, not the one of most sigma: wide windows of bright spectra stray far.
-    rows, scan = np.arange(len(table)), slice(SCAN_START, SCAN_START + len(SCAN_WIDTHS))
-    width = p.statistics[:, scan].argmin(axis=1)
-    sigma = statistics.scan_sigma[rows, width]
-    table["sigma"], table["sign"] = np.abs(sigma), np.sign(sigma)
-    table["wavelength"] = statistics.scan_wavelength[rows, width]
-    table["width"] = PIXEL * np.array(SCAN_WIDTHS)[width]
+        table[name] = statistics.named(name) if name in NAMES else getattr(statistics, name)
+    for arm in ARMS:
+        table[f"arm_chi2_{arm.name}"] = statistics.named(f"chi2_{arm.name}")
     for k, channel in enumerate(CHANNELS):
         table[f"p_{channel}"] = p.channels[:, k]
     table["p_value"] = p.p_value
     table["p_extrapolated"] = p.beyond
     table["channel"] = np.array(CHANNELS)[p.channels.argmin(axis=1)]
+    for name, values in _what_and_where(statistics, p.statistics.argmin(axis=1)).items():
+        table[name] = values
     return table
+
+
+def _what_and_where(statistics: Statistics, best: NDArray[np.intp]) -> dict[str, np.ndarray]:
+    """Columns of the scores that tell of the least probable statistic of each row, best (n,)."""
+    rows = np.arange(len(best))
+    value = statistics.stacked()[rows, best]
+    sign = np.array([s.sign if s.name[-1] in "+-" else 0 for s in STATISTICS])[best]
+    two_sided = SIGN[best] == 0
+    found = np.pad(statistics.wavelengths, ((0, 0), (N_NETWORK, 0)))[rows, best]
+    fixed = np.nan_to_num([s.wavelength for s in STATISTICS])[best]
+    return {
+        "statistic": np.array([s.name for s in STATISTICS])[best],
+        "sigma": np.abs(value),
+        "sign": np.where(two_sided, np.sign(value), sign),
+        "wavelength": np.where(found > 0, found, fixed),
+        "width": np.nan_to_num([s.width for s in STATISTICS])[best],
+    }
 
 
 def load_scorer(

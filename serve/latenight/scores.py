@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from latenight.channels import FAMILIES
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SCAN_WIDTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # pixels of the scan's windows
-# Channels that each give a p of their own, and how many statistics each looks at: the deviance of the
-# reconstruction probability; chi2 of the spectrum and of each arm; one window per width; the latent distance.
-STATISTICS = {"recon": 1, "chi2": 4, "scan": len(SCAN_WIDTHS), "knn": 1}
-CHANNELS = tuple(STATISTICS)
+CHANNELS = FAMILIES  # each gives a p of its own: the smallest of its statistics, calibrated
 
 # One row per spectrum. Rows that are not eligible hold NaN in every float column.
 SCORES = np.dtype(
@@ -28,10 +26,11 @@ SCORES = np.dtype(
         ("arm_chi2_b", "f4"),
         ("arm_chi2_r", "f4"),
         ("arm_chi2_z", "f4"),
-        ("sigma", "f4"),  # significance of the least probable window of the scan
-        ("wavelength", "f4"),  # its centre, observed frame [A]
-        ("width", "f4"),  # its width [A]
-        ("sign", "i1"),  # +1 excess, -1 deficit, 0 not eligible
+        ("statistic", "U16"),  # the least probable statistic (latenight.channels)
+        ("sigma", "f4"),  # its size, for most in sigma
+        ("wavelength", "f4"),  # centre of what it looks at, observed frame [A]; 0 for all of the spectrum
+        ("width", "f4"),  # width of that [A]; 0 for all of the spectrum
+        ("sign", "i1"),  # +1 excess, -1 deficit, 0 where neither makes sense or not eligible
         *[(f"p_{channel}", "f8") for channel in CHANNELS],
         ("p_value", "f8"),  # calibrated: uniform on ordinary spectra of every (spectype, S/N) cell
         ("p_extrapolated", "?"),  # p_value lies beyond the calibration sample

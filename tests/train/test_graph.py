@@ -8,9 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latenight.scores import SCAN_WIDTHS
 from latenight.spectra import ARMS, N_PIX, WAVE_JOINT
-from latenight_train.graph import Model, Neighbours, Statistics
+from latenight_train.graph import Model, Neighbours
 from latenight_train.pixels import RestBins, first_arm, to_arms, to_joint
 from latenight_train.vae import ENCODER_GRID
 from tests.bundles import untrained_vae
@@ -30,7 +29,7 @@ def outputs_of(
     flux: torch.Tensor, ivar: torch.Tensor, z: torch.Tensor, group: torch.Tensor
 ) -> list[np.ndarray]:
     first = MODEL(flux, ivar, z, group)
-    return [t.numpy() for t in (*first, *Statistics()(flux, ivar, first[1], first[2]))]
+    return [t.numpy() for t in first]
 
 
 def assert_close(found: list[np.ndarray], expected: list[np.ndarray], tolerance: float = 2e-6) -> None:
@@ -72,11 +71,11 @@ def test_a_score_does_not_depend_on_the_other_rows() -> None:
 
 @pytest.mark.parametrize("factor", [0.01, 37.5, 1e4])
 def test_the_unit_of_flux_does_not_matter(factor: float) -> None:
-    """Flux times a and ivar over a^2 leave latent, deviance, snr, chi2 and scan unchanged."""
+    """Flux times a and ivar over a^2 leave latent, deviance and snr unchanged."""
     flux, ivar, z, group = inputs_of(4)
     expected = outputs_of(flux, ivar, z, group)
     scaled = outputs_of(flux * factor, ivar / factor**2, z, group)
-    unitless = (0, 4, 5, 6, 7, 8)
+    unitless = (0, 4, 5)
     assert_close([scaled[k] for k in unitless], [expected[k] for k in unitless], tolerance=3e-5)
 
 
@@ -108,39 +107,6 @@ def test_arms_and_joint_grid_fit_together() -> None:
     counts = to_joint(torch.ones(1, N_PIX))
     assert counts.sum() == N_PIX
     assert (counts == 2).sum() == 51 + 126
-
-
-def test_the_scan_finds_the_strongest_window_of_each_width() -> None:
-    """The scan's significance, with its sign, and its wavelength are those of a search over all windows."""
-    rng = np.random.default_rng(3)
-    flux = rng.standard_normal((4, N_PIX)).astype(np.float32)
-    ivar = np.where(rng.random((4, N_PIX)) < 0.1, 0, 1).astype(np.float32)
-    ivar[2, 3000:3800] = 0
-    flux[0, 4000:4032] -= 2.0
-    flux[1, 100] += 30.0
-    flux[3, ARMS[2].pixels][500:1012] += 0.5
-    zeros = torch.zeros(4, len(WAVE_JOINT))
-    found = Statistics()(torch.from_numpy(flux), torch.from_numpy(ivar), zeros, zeros)
-    _, _, sigma, wavelength, _, _ = found
-    for row in range(4):
-        for k, width in enumerate(SCAN_WIDTHS):
-            best = max(all_windows(flux[row], ivar[row], width), key=lambda window: abs(window[0]))
-            assert (sigma[row, k], wavelength[row, k]) == pytest.approx(best, rel=1e-5)
-
-
-def all_windows(flux: np.ndarray, ivar: np.ndarray, width: int) -> list[tuple[float, float]]:
-    """Significance and centre of every window of one width that the scan considers; unit noise."""
-    found = []
-    for arm in ARMS:
-        good = ivar[arm.pixels] > 0
-        x = np.cumsum(np.pad(np.where(good, flux[arm.pixels], 0.0), (1, 512)), dtype=float)
-        n = np.cumsum(np.pad(good.astype(float), (1, 512)))
-        for start in range(0, arm.n, max(width // 4, 1)):
-            count = n[start + width] - n[start]
-            if count >= width / 2:
-                wave = arm.wave_min + 0.8 * (start + 0.5 * (width - 1))
-                found.append(((x[start + width] - x[start]) / np.sqrt(count), wave))
-    return found
 
 
 def test_neighbours_are_exact() -> None:

@@ -10,7 +10,19 @@ import torch
 
 from latenight.passes import read_modes
 from latenight.spectra import N_PIX, WAVE
-from latenight_train.modes import N_MODES, Group, Modes, fit_groups, fit_modes, rest_binned, write_modes
+from latenight_train.modes import (
+    N_COLUMNS,
+    N_MODES,
+    QUIET,
+    TYPICAL,
+    VARIANCE,
+    Group,
+    Modes,
+    fit_groups,
+    fit_modes,
+    rest_binned,
+    write_modes,
+)
 from latenight_train.pixels import first_arm, norm_of
 from latenight_train.refine import OUTLIER, Refinement
 from tests.bundles import survey_of
@@ -69,7 +81,7 @@ def arms(joint: Floats) -> Floats:
 def test_new_spectra_are_fitted_to_the_noise() -> None:
     """On spectra not seen in training the fit errs by less than a fifth of the noise of a pixel."""
     flux, ivar, z, truth = draw(40, seed=5)
-    mean, variance, _ = solve(flux, ivar, z)
+    mean, variance, *_ = solve(flux, ivar, z)
     assert np.sqrt(np.mean((mean - arms(truth)) ** 2)) < 0.2
     assert (variance > 0).all()
 
@@ -77,7 +89,7 @@ def test_new_spectra_are_fitted_to_the_noise() -> None:
 def test_the_solution_is_the_posterior_mean() -> None:
     """Coefficients and mean equal a direct float64 solution with the same robust weights."""
     flux, ivar, z, _ = draw(3, seed=6)
-    mean, _, coefficients = solve(flux, ivar, z)
+    mean, _, coefficients, _ = solve(flux, ivar, z)
     norm = norm_of(torch.from_numpy(flux), torch.from_numpy(ivar)).numpy().astype(float)
     start, per_unit, _ = grid()
     for row in range(3):
@@ -85,7 +97,7 @@ def test_the_solution_is_the_posterior_mean() -> None:
         left = position.astype(int)
         part = (position - left)[:, None]
         at = MODES.columns[left] * (1 - part) + MODES.columns[left + 1] * part
-        m, typical, s2 = at[:, :-2], at[:, -2], at[:, -1]
+        m, typical, s2 = at[:, :N_MODES], at[:, TYPICAL], at[:, VARIANCE]
         y = flux[row] / norm[row] - typical
         with np.errstate(divide="ignore"):
             weight = 1 / (1 / (ivar[row] * norm[row] ** 2) + s2)
@@ -97,12 +109,24 @@ def test_the_solution_is_the_posterior_mean() -> None:
         np.testing.assert_allclose(mean[row], expected[0], rtol=1e-4, atol=1e-4)
 
 
+def test_a_model_of_other_spectra_is_left_behind() -> None:
+    """Modes learned from the model of other spectra fit new ones as well as modes learned from a guess."""
+    flux, ivar, z, _ = draw(300, seed=11)
+    norm = norm_of(torch.from_numpy(flux), torch.from_numpy(ivar)).numpy()
+    modes = fit_modes(*rest_binned(flux / norm, ivar * norm**2, z, GROUP), GROUP, seed=1, start=MODES)
+    new_flux, new_ivar, new_z, truth = draw(40, seed=5)
+    weights = (modes.columns, grid(), modes.precision)
+    with torch.inference_mode():
+        mean, *_ = Refinement()(*map(torch.from_numpy, (new_flux, new_ivar, new_z, *weights)))
+    assert np.sqrt(np.mean((mean.numpy() - arms(truth)) ** 2)) < 0.2
+
+
 def test_a_spike_does_not_bend_the_model() -> None:
     """A spike of fifty sigma in three pixels moves the fit elsewhere by less than a tenth of the noise."""
     flux, ivar, z, _ = draw(2, seed=7)
-    expected, _, _ = solve(flux, ivar, z)
+    expected, *_ = solve(flux, ivar, z)
     flux[:, 4000:4003] += 50
-    found, _, _ = solve(flux, ivar, z)
+    found, *_ = solve(flux, ivar, z)
     assert np.abs(found - expected)[:, :3800].max() < 0.2
     assert np.abs(found - expected)[:, :3800].std() < 0.1
 
@@ -120,21 +144,34 @@ def test_contamination_does_not_become_a_mode() -> None:
     assert np.sqrt(np.mean((mean.numpy() - arms(truth)) ** 2)) < 0.25
 
 
+def test_bins_where_some_spectra_stray_far_are_restless() -> None:
+    """A strong line that 4 % of the spectra show makes the bins around it restless, and hardly any other."""
+    flux, ivar, z, _ = draw(400, seed=4)
+    rest = WAVE / (1 + z[:, None])
+    flux[:16] += 40 * np.exp(-0.5 * ((rest[:16] - 6564) / 4) ** 2).astype(np.float32)
+    norm = norm_of(torch.from_numpy(flux), torch.from_numpy(ivar)).numpy()
+    modes = fit_modes(*rest_binned(flux / norm, ivar * norm**2, z, GROUP), GROUP, seed=1)
+    wave = GROUP.wave_min * np.exp(GROUP.step * np.arange(GROUP.n_bins))
+    near = np.abs(wave - 6564) < 4
+    assert (modes.columns[near, QUIET] == 0).all()
+    assert modes.columns[~near, QUIET].mean() > 0.98
+
+
 def test_unused_columns_stay_at_zero() -> None:
     """A group of six modes fills up to the common number with columns that never get a coefficient."""
     flux, ivar, z, _ = draw(3, seed=8)
-    _, _, coefficients = solve(flux, ivar, z)
+    _, _, coefficients, _ = solve(flux, ivar, z)
     assert coefficients.shape == (3, N_MODES)
     assert (coefficients[:, 6:] == 0).all()
-    assert (MODES.columns[:, 6:-2] == 0).all()
+    assert (MODES.columns[:, 6:N_MODES] == 0).all()
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1e3])
 def test_the_unit_of_flux_does_not_matter(factor: float) -> None:
     """Flux times a and ivar over a^2 give a mean a times as large."""
     flux, ivar, z, _ = draw(2, seed=9)
-    expected, _, _ = solve(flux, ivar, z)
-    found, _, _ = solve(flux * np.float32(factor), ivar / np.float32(factor) ** 2, z)
+    expected, *_ = solve(flux, ivar, z)
+    found, *_ = solve(flux * np.float32(factor), ivar / np.float32(factor) ** 2, z)
     np.testing.assert_allclose(found / factor, expected, rtol=1e-3, atol=1e-3)
 
 
@@ -146,5 +183,5 @@ def test_only_groups_with_enough_spectra_are_fitted_and_come_back_from_the_bundl
     write_modes(models, tmp_path / "modes.npz")
     (group,) = read_modes(tmp_path / "modes.npz")
     assert (group.spectype, group.z_min, group.z_max) == ("GALAXY", -0.1, 0.5)
-    assert group.weights["columns"].shape == (models[0][0].n_bins, N_MODES + 2)
+    assert group.weights["columns"].shape == (models[0][0].n_bins, N_COLUMNS)
     assert all(np.isfinite(weights).all() for weights in group.weights.values())

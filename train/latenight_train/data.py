@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from latenight.desi import find_coadds, read_coadd
 from latenight.errors import StartupError
-from latenight.spectra import N_PIX, TABLE, Spectra, ineligible_reasons
+from latenight.spectra import N_PIX, TABLE, UNKNOWN, Spectra, ineligible_reasons
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,6 +40,10 @@ class Survey:
     table: np.ndarray
     reasons: np.ndarray
     files: Sequence[tuple[str, int, str]]
+
+    def spectra(self, rows: NDArray[np.intp]) -> Spectra:
+        """Some rows in memory."""
+        return Spectra(np.array(self.flux[rows]), np.array(self.ivar[rows]), self.table[rows], "survey")
 
     def messages(self) -> Iterator[tuple[slice, Spectra]]:
         """The rows and the spectra of each file: the unit that the scorer sees at once."""
@@ -97,8 +101,20 @@ def _read_all(files: Sequence[Path], cache: Path) -> list[tuple[str, int, str]]:
     return found
 
 
+def evenly(rows: NDArray[np.intp], n: int) -> NDArray[np.intp]:
+    """At most n of the rows, spread evenly over them."""
+    return np.asarray(rows[np.linspace(0, len(rows) - 1, min(len(rows), n)).astype(int)])
+
+
+def without_redshift(table: np.ndarray) -> np.ndarray:
+    """A copy of a table of spectra whose redshifts and classes are not known."""
+    hidden = table.copy()
+    hidden["z"], hidden["spectype"] = np.nan, UNKNOWN
+    return hidden
+
+
 def split_by_petal(table: np.ndarray, seed: int) -> NDArray[np.bool_]:
-    """Which rows are held out for calibration, (N,): whole petals of a tile, never single rows.
+    """Which rows are held out from the network, (N,): whole petals of a tile, never single rows.
 
     Fibres of one petal share noise and sky residuals; with rows of a petal on both sides, calibration would
     not see the differences between petals that every new night brings.
@@ -106,11 +122,22 @@ def split_by_petal(table: np.ndarray, seed: int) -> NDArray[np.bool_]:
     Raises:
         StartupError: there are fewer than two petals.
     """
+    order = _shuffled_petals(table, seed)
+    return np.asarray(order < max(round(HELD_OUT * (order.max() + 1)), 1))
+
+
+def petal_folds(table: np.ndarray, n: int, seed: int) -> list[NDArray[np.bool_]]:
+    """The rows (N,) of n parts of the petals; of fewer where there are fewer petals."""
+    order = _shuffled_petals(table, seed)
+    return [np.asarray(order % n == k) for k in range(min(n, order.max() + 1))]
+
+
+def _shuffled_petals(table: np.ndarray, seed: int) -> NDArray[np.intp]:
+    """The place of each row's petal in a random order of all petals of all tiles, (N,)."""
     petals = np.stack([table["tileid"], table["petal"]], axis=1)
-    unique = np.unique(petals, axis=0)
+    unique, index = np.unique(petals, axis=0, return_inverse=True)
     if len(unique) < 2:
         raise StartupError("fit needs spectra of at least two petals: one part is held out for calibration")
-    n = max(round(HELD_OUT * len(unique)), 1)
-    chosen = unique[np.random.default_rng(seed).permutation(len(unique))[:n]]
-    held_out: NDArray[np.bool_] = (petals[:, None] == chosen[None]).all(axis=2).any(axis=1)
-    return held_out
+    place = np.empty(len(unique), np.intp)
+    place[np.random.default_rng(seed).permutation(len(unique))] = np.arange(len(unique))
+    return np.asarray(place[index.ravel()])

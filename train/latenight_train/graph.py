@@ -2,10 +2,10 @@
 
 Model       flux, ivar, z, group -> latent, reconstruction, reconstruction probability          (pass 1)
 Refinement  flux, ivar, z, modes of the group -> reconstruction by the exact linear model        (pass 1)
-Statistics  flux, ivar after the petal step, reconstruction -> chi2, scan                       (pass 2)
+Statistics  flux, ivar after the petal step, reconstruction, modes -> every statistic           (pass 2)
 Neighbours  latent, bank -> distances to the nearest training latents
 
-Refinement is in refine.py.
+Refinement is in refine.py, Statistics in statistics.py.
 
 Rules of the graph (measured in the reference): standard operators only; no median or sort (TopK of a whole
 row is the slowest operator on CUDA) and no CumSum (quadratic there); bad pixels are told by comparisons and
@@ -15,19 +15,13 @@ carry no value; the draws are stored constants, so scores are deterministic.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latenight.scores import SCAN_WIDTHS
-from latenight.spectra import ARMS, PIXEL
-from latenight_train.pixels import Interpolate, RestBins, clean, first_arm, norm_of, to_arms, to_joint
+from latenight_train.pixels import Interpolate, RestBins, clean, first_arm, norm_of, to_joint
 from latenight_train.vae import ENCODER_GRID, MEAN_GRID, N_GROUPS, VARIANCE_GRID, Vae
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 N_DRAWS = 8  # fixed Sobol draws: error 1.4 % of the spread of scores, as much as 100 independent draws
 KNN_FETCHED = 16  # the mean is over 10; the rest replaces neighbours with the spectrum's own TARGETID
@@ -118,96 +112,6 @@ class Model(nn.Module):
         snr = (flux * ivar.sqrt()).sum(1) / n_good
         mean, variance = first_arm(mean * norm), first_arm(variance * norm * norm)
         return latent, mean, variance, log_prob, deviance, snr
-
-
-class Statistics(nn.Module):
-    """Pass 2: how far the spectrum is from its reconstruction, after the petal step."""
-
-    wave_min: Tensor
-    width_of: Tensor
-
-    def __init__(self, window_scales: list[Tensor] | None = None) -> None:
-        """Make the module.
-
-        Args:
-            window_scales: (3, windows) for each width: what one window of an ordinary spectrum scatters by, in sigma.
-                Where sky lines crowd, neighbouring pixels err together. None for 1 everywhere.
-        """
-        super().__init__()
-        self.lengths = [arm.n for arm in ARMS]
-        self.longest = max(self.lengths)
-        self.register_buffer("wave_min", torch.tensor([arm.wave_min for arm in ARMS]))
-        self.register_buffer("width_of", torch.tensor(SCAN_WIDTHS).float())
-        for k, scale in enumerate(window_scales or [torch.ones(3, 1) for _ in SCAN_WIDTHS]):
-            self.register_buffer(f"scale_{k}", scale)
-
-    def stack(self, values: Tensor) -> Tensor:
-        """The arms one above the other, (N, 3, 2881), shorter ones padded with zeros."""
-        arms = torch.split(values, self.lengths, dim=1)
-        return torch.stack([functional.pad(a, (0, self.longest - a.shape[1])) for a in arms], dim=1)
-
-    def windows(self, sigmas: Tensor, good: Tensor) -> Iterator[tuple[Tensor, int]]:
-        """Signed significance of all windows (N, 3, windows) and the step between them, for each width.
-
-        S = sum of residuals in sigma / sqrt(number of good pixels), for widths 1, 2, 4 .. 512 px at steps of
-        a quarter width; each width comes from sums of the one before. Windows with less than half of their
-        pixels good do not count.
-        """
-        total, count, step = sigmas, good, 1
-        for width in SCAN_WIDTHS:
-            if width > 1:
-                skip = width // 2 // step
-                stride = 2 if width > 4 else 1
-                end = total.shape[2] - skip
-                total = total[:, :, :end:stride] + total[:, :, skip::stride]
-                count = count[:, :, :end:stride] + count[:, :, skip::stride]
-                step *= stride
-            significance = total / count.clamp(min=1.0).sqrt()
-            yield torch.where(count >= width / 2, significance, torch.zeros(())), step
-
-    def scan(self, sigmas: Tensor, good: Tensor) -> tuple[Tensor, Tensor]:
-        """Most significant window of each width in each arm: significance and first pixel, (N, 3, widths) each."""
-        best, start = [], []
-        for k, (significance, step) in enumerate(self.windows(sigmas, good)):
-            scaled = significance / self.get_buffer(f"scale_{k}")
-            at = scaled.abs().argmax(dim=2, keepdim=True)
-            best.append(scaled.gather(2, at))
-            start.append(at * step)
-        return torch.cat(best, 2), torch.cat(start, 2).float()
-
-    def residual_sigmas(
-        self, flux: Tensor, ivar: Tensor, mean: Tensor, variance: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Residuals in sigma and 1 for each good pixel, arms one above the other, (N, 3, 2881) each."""
-        flux, ivar = clean(flux, ivar)
-        good = (ivar > 0).to(flux.dtype)
-        total = 1 / torch.where(ivar > 0, ivar, torch.ones(())) + to_arms(variance)
-        return self.stack(good * (flux - to_arms(mean)) / total.sqrt()), self.stack(good)
-
-    def forward(self, flux: Tensor, ivar: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, ...]:
-        """Compare a batch with its reconstruction.
-
-        Args:
-            flux: (N, 7958) after the petal step.
-            ivar: (N, 7958) corrected for the noise of the petal.
-            mean: (N, 7781) reconstruction of pass 1.
-            variance: (N, 7781) of the reconstruction.
-
-        Returns:
-            chi2 (N,) and arm_chi2 (N, 3) per good pixel under 1/ivar + variance (0 for an arm without
-            pixels); scan_sigma and scan_wavelength (N, widths), signed significance and centre [A] of the
-            most significant window of each width; recon and recon_sigma (N, 7781).
-        """
-        sigmas, good = self.residual_sigmas(flux, ivar, mean, variance)
-        n_good = good.sum(2)  # (N, 3)
-        squares = sigmas.square().sum(2)
-        chi2 = squares.sum(1) / n_good.sum(1).clamp(min=1.0)
-        best, start = self.scan(sigmas, good)  # (N, 3, widths)
-        wave = self.wave_min[:, None] + PIXEL * (start + 0.5 * (self.width_of - 1))
-        arm = best.abs().argmax(dim=1, keepdim=True)  # (N, 1, widths)
-        scan_sigma, scan_wavelength = best.gather(1, arm)[:, 0], wave.gather(1, arm)[:, 0]
-        arm_chi2 = squares / n_good.clamp(min=1.0)
-        return chi2, arm_chi2, scan_sigma, scan_wavelength, mean, variance.sqrt()
 
 
 class Neighbours(nn.Module):

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 from tqdm import tqdm
 
+from latenight.errors import StartupError
+from latenight.passes import ModeGroup
 from latenight.spectra import WAVE
+from latenight_train.data import evenly
+from latenight_train.em import LinearModel, learn
 from latenight_train.pixels import norm_of
 
 if TYPE_CHECKING:
@@ -30,10 +33,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 N_MODES = 32  # columns of every group's modes; groups with fewer fill up with zeros
-ROUNDS = 5  # a sixth lowers the -log p of held-out spectra by less than 1e-3 per pixel
-BATCH = 512
-HUBER = 4.0  # residuals beyond weigh as much as this: contamination must not become a mode
-VARIANCE = (1e-5, 1.0)  # bounds of s2 in units of norm^2
+TYPICAL, VARIANCE, QUIET = range(N_MODES, N_MODES + 3)  # further columns
+N_COLUMNS = N_MODES + 3
 MIN_SPECTRA = 60  # fewer cannot carry a group of their own
 MAX_SPECTRA = 12_000  # of a group: 2.5 GB on the finest grid
 
@@ -83,13 +84,16 @@ class Modes:
     """The linear model of one group.
 
     Attributes:
-        columns: (bins, N_MODES + 2) modes, unused ones zero; then the mean spectrum, then the variance s2.
+        columns: (bins, N_COLUMNS) modes, unused ones zero; then the mean spectrum, the variance s2, and 1 in quiet
+            bins, 0 where lines of ordinary but rare objects stand.
         precision: (N_MODES, N_MODES) inverse covariance of the coefficients, whose means are 0: a spectrum is the
             mean spectrum plus modes times coefficients.
+        learned: the same as it was learned.
     """
 
     columns: Floats
     precision: Floats
+    learned: LinearModel
 
 
 def rest_binned(flux: Floats, ivar: Floats, z: Floats, group: Group) -> tuple[Tensor, Tensor]:
@@ -105,15 +109,22 @@ def rest_binned(flux: Floats, ivar: Floats, z: Floats, group: Group) -> tuple[Te
     return torch.from_numpy(y), torch.from_numpy(w)
 
 
-def fit_groups(survey: Survey, rows: NDArray[np.intp], seed: int) -> list[tuple[Group, Modes]]:
+def fit_groups(
+    survey: Survey, rows: NDArray[np.intp], seed: int, start: list[tuple[Group, Modes]] | None = None
+) -> list[tuple[Group, Modes]]:
     """The linear models of all groups that have enough training spectra.
 
     Args:
         survey: all spectra.
         rows: training rows, all eligible.
         seed: of the first guesses.
+        start: models of nearly the same spectra, to start from in place of guesses.
+
+    Raises:
+        StartupError: no group has enough.
     """
     found = []
+    known = dict(start or [])
     for group in tqdm(GROUPS, desc="modes", unit="group", disable=None):
         table = survey.table[rows]
         mine = table["spectype"] == group.spectype
@@ -121,29 +132,42 @@ def fit_groups(survey: Survey, rows: NDArray[np.intp], seed: int) -> list[tuple[
         chosen = rows[mine]
         if len(chosen) < MIN_SPECTRA:
             continue
-        chosen = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), MAX_SPECTRA)).astype(int)]
-        flux, ivar = (torch.from_numpy(np.array(a[chosen])) for a in (survey.flux, survey.ivar))
+        spectra = survey.spectra(evenly(chosen, MAX_SPECTRA))
+        flux, ivar = torch.from_numpy(spectra.flux), torch.from_numpy(spectra.ivar)
         norm = norm_of(flux, ivar).numpy()
-        y, w = rest_binned(flux.numpy() / norm, ivar.numpy() * norm**2, survey.table["z"][chosen], group)
-        found.append((group, fit_modes(y, w, group, seed)))
+        y, w = rest_binned(flux.numpy() / norm, ivar.numpy() * norm**2, spectra.table["z"], group)
+        found.append((group, fit_modes(y, w, group, seed, known.get(group))))
+    if not found:
+        raise StartupError(
+            f"no class of spectra has the {MIN_SPECTRA} that a linear model needs: name more coadds"
+        )
+    return found
+
+
+def served(models: list[tuple[Group, Modes]]) -> list[ModeGroup]:
+    """The linear models as the scorer uses them."""
+    found = []
+    for group, modes in models:
+        last = group.n_bins - 2  # the last bin with a right neighbour
+        grid = np.array([np.log(group.wave_min), 1 / group.step, last])
+        weights = {"columns": modes.columns, "grid": grid, "precision": modes.precision}
+        found.append(ModeGroup(group.spectype, group.z_min, group.z_max, weights))
     return found
 
 
 def write_modes(models: list[tuple[Group, Modes]], path: Path) -> None:
     """Write modes.npz, which latenight.passes.read_modes reads."""
+    groups = served(models)
     arrays: dict[str, NDArray[Any]] = {
-        "spectype": np.array([group.spectype for group, _ in models], "U8"),
-        "z_range": np.array([(group.z_min, group.z_max) for group, _ in models]).reshape(-1, 2),
+        "spectype": np.array([group.spectype for group in groups], "U8"),
+        "z_range": np.array([(group.z_min, group.z_max) for group in groups]).reshape(-1, 2),
     }
-    for k, (group, modes) in enumerate(models):
-        last = group.n_bins - 2  # the last bin with a right neighbour
-        arrays[f"grid_{k}"] = np.array([np.log(group.wave_min), 1 / group.step, last])
-        arrays[f"columns_{k}"], arrays[f"precision_{k}"] = modes.columns, modes.precision
+    for k, group in enumerate(groups):
+        arrays |= {f"{name}_{k}": values for name, values in group.weights.items()}
     np.savez(path, allow_pickle=False, **arrays)
 
 
-@torch.inference_mode()
-def fit_modes(y: Tensor, w: Tensor, group: Group, seed: int) -> Modes:
+def fit_modes(y: Tensor, w: Tensor, group: Group, seed: int, start: Modes | None = None) -> Modes:
     """Learn the group's linear model.
 
     Args:
@@ -151,153 +175,17 @@ def fit_modes(y: Tensor, w: Tensor, group: Group, seed: int) -> Modes:
         w: (N, bins) their ivar, 0 where nothing was observed.
         group: sizes.
         seed: of the first guess.
+        start: modes to start from in place of a guess.
     """
-    k = min(group.n_modes, max(len(y) // 4, 2))
-    coefficients = _first_guess(y, w, k, seed)
-    covariance = torch.zeros(len(y), k, k)
-    robust = torch.ones_like(w, dtype=torch.float16)
-    s2 = torch.full((y.shape[1],), 4e-4)
-    modes = raw = h_prior = torch.zeros(0)
-    for _ in range(ROUNDS):
-        h, g = _moments(y, w, s2, robust, coefficients, covariance)
-        modes, raw, h_prior = _maximise(h, g, modes, raw, group.smooth)
-        modes, raw, coefficients, mean, prior = _whiten(modes, raw, coefficients, covariance)
-        s2 = _expect(y, w, s2, robust, modes, mean, prior, coefficients, covariance)
-    # How well the modes themselves are known adds to the variance: tr(Cov(B_j) (S + m m')).
-    second = torch.linalg.inv(prior) + mean[:, None] * mean
-    s2 = s2 + torch.einsum("jkl,kl->j", torch.linalg.inv(h_prior), second).clamp(0, 1)
-    return _padded(modes, s2, mean, prior)
-
-
-def _padded(modes: Tensor, s2: Tensor, mean: Tensor, prior: Tensor) -> Modes:
-    k, n = modes.shape
-    columns = torch.zeros(n, N_MODES + 2)
-    columns[:, :k], columns[:, -2], columns[:, -1] = modes.T, modes.T @ mean, s2
+    k = min(group.n_modes, max(len(y) // 4, 2)) if start is None else len(start.learned.modes)
+    model = learn(y, w, k, group.smooth, seed, start.learned if start else None)
+    columns = torch.zeros(y.shape[1], N_COLUMNS)
+    columns[:, :k] = model.modes.T
+    columns[:, TYPICAL], columns[:, VARIANCE], columns[:, QUIET] = (
+        model.modes.T @ model.mean,
+        model.s2,
+        model.quiet,
+    )
     precision = torch.eye(N_MODES)
-    precision[:k, :k] = prior
-    return Modes(columns.numpy(), precision.numpy())
-
-
-def _first_guess(y: Tensor, w: Tensor, k: int, seed: int) -> Tensor:
-    """Coefficients (N, k) from a weighted SVD of the spectra in about 400 coarse bins; the first is constant."""
-    torch.manual_seed(seed)
-    q = max(y.shape[1] // 400, 1)
-    n = y.shape[1] // q
-    wc = w[:, : n * q].reshape(-1, n, q).sum(2)
-    yc = (y * w)[:, : n * q].reshape(-1, n, q).sum(2) / wc.clamp(min=1e-9)
-    wc = torch.where(wc > 0, 1 / (1 / wc.clamp(min=1e-9) + 4e-4), torch.zeros(()))
-    mean = (yc.clamp(-5, 10) * wc.clamp(max=100)).sum(0) / wc.clamp(max=100).sum(0).clamp(min=1e-6)
-    x = (yc - mean).clamp(-10, 20) * (wc / (wc + 4))
-    u, _, _ = torch.svd_lowrank(x, q=k - 1, niter=4)
-    return torch.cat([torch.ones(len(y), 1), u / u.std(0).clamp(min=1e-6)], 1)
-
-
-def _pairs(k: int) -> Tensor:
-    return torch.triu_indices(k, k)
-
-
-def _full(packed: Tensor, k: int) -> Tensor:
-    """Symmetric matrices (n, k, k) from their upper triangles (n, k (k + 1) / 2)."""
-    i, j = _pairs(k)
-    out = packed.new_zeros(len(packed), k, k)
-    out[:, i, j] = packed
-    out[:, j, i] = packed
-    return out
-
-
-def _weights(w: Tensor, s2: Tensor, robust: Tensor) -> Tensor:
-    return robust.float() * torch.where(w > 0, 1 / (1 / w.clamp(min=1e-9) + s2), torch.zeros(()))
-
-
-def _moments(
-    y: Tensor, w: Tensor, s2: Tensor, robust: Tensor, c: Tensor, covariance: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Normal equations of the modes in every bin: matrices (bins, k, k) and right-hand sides (bins, k)."""
-    k = c.shape[1]
-    i, j = _pairs(k)
-    h, g = torch.zeros(y.shape[1], len(i)), torch.zeros(y.shape[1], k)
-    for s in (slice(a, a + BATCH) for a in range(0, len(y), BATCH)):
-        weight = _weights(w[s], s2, robust[s])
-        h += weight.T @ (c[s][:, i] * c[s][:, j] + covariance[s][:, i, j])
-        g += (weight * y[s]).T @ c[s]
-    return _full(h, k), g
-
-
-def _running_mean(x: Tensor, width: int) -> Tensor:
-    """Running mean over the last axis of (k, n)."""
-    half = width // 2
-    return functional.avg_pool1d(functional.pad(x[None], (half, half), mode="replicate"), 2 * half + 1, 1)[0]
-
-
-def _maximise(h: Tensor, g: Tensor, modes: Tensor, raw: Tensor, smooth: int) -> tuple[Tensor, Tensor, Tensor]:
-    """New modes (k, bins), the same without smoothing, and the matrices with the prior of smoothness.
-
-    A bin that few spectra cover carries the noise of those few. So each mode is drawn to its running mean, the
-    stronger the less its roughness exceeds the noise of its own estimate (a local Wiener filter); without it
-    the modes add 6-22 % of the flux as noise, and spectra of rare redshifts own the tail of the scores.
-    """
-    k = h.shape[1]
-    eye = torch.eye(k)
-    if not len(modes):
-        ridge = 4 * eye
-        ridge[0, 0] = 1e-2
-        first = torch.linalg.solve(h + ridge, g).T.contiguous()
-        return first, first, h + ridge
-    inverse = torch.linalg.inv(h + eye)
-    raw = torch.einsum("jkl,jl->kj", inverse, g)
-    noise = torch.diagonal(inverse, dim1=1, dim2=2).T
-    weight = torch.diagonal(h, dim1=1, dim2=2).T + 1e-3
-    mean = _running_mean(modes * weight, smooth) / _running_mean(weight, smooth)
-    rough = _running_mean(_running_mean((raw - mean) ** 2, smooth) - noise, 61)
-    pull = (1 / rough.clamp(min=1e-7)).clamp(1.0, 1e6).T  # (bins, k)
-    h = h + torch.diag_embed(pull)
-    return torch.linalg.solve(h, g + pull * mean.T).T.contiguous(), raw, h
-
-
-def _whiten(
-    modes: Tensor, raw: Tensor, c: Tensor, covariance: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Turn modes and coefficients so that the coefficients have unit covariance.
-
-    Returns:
-        modes, raw, coefficients, their mean (k,) and the inverse of their covariance (k, k).
-    """
-    mean = c.mean(0)
-    d = c - mean
-    k = c.shape[1]
-    spread = (d.T @ d + covariance.sum(0)) / len(c) + 1e-4 * torch.eye(k)
-    root = torch.linalg.cholesky(spread)
-    back = torch.linalg.inv(root)
-    return root.T @ modes, root.T @ raw, c @ back.T, back @ mean, torch.eye(k)
-
-
-def _expect(
-    y: Tensor,
-    w: Tensor,
-    s2: Tensor,
-    robust: Tensor,
-    modes: Tensor,
-    mean: Tensor,
-    prior: Tensor,
-    c: Tensor,
-    covariance: Tensor,
-) -> Tensor:
-    """Posterior of all coefficients, written into c and covariance; robust weights; returns the new s2 (bins,)."""
-    k = len(modes)
-    i, j = _pairs(k)
-    products = (modes[i] * modes[j]).T.contiguous()
-    top, bottom = torch.zeros_like(s2), torch.zeros_like(s2)
-    for s in (slice(a, a + BATCH) for a in range(0, len(y), BATCH)):
-        weight = _weights(w[s], s2, robust[s])
-        inverse = torch.linalg.inv(_full(weight @ products, k) + prior)
-        right = (weight * y[s]) @ modes.T + prior @ mean
-        c[s] = (inverse @ right[:, :, None])[:, :, 0]
-        covariance[s] = inverse
-        residual = y[s] - c[s] @ modes
-        noise = torch.where(w[s] > 0, 1 / w[s].clamp(min=1e-9), torch.ones(()))
-        sigmas = residual.abs() / (noise + s2).sqrt()
-        robust[s] = torch.where(sigmas > HUBER, HUBER / sigmas, torch.ones(())).half()
-        used = torch.where((w[s] > 0) & (sigmas < 6), 1 / (noise + s2) ** 2, torch.zeros(()))
-        top += (used * (residual * residual - noise)).sum(0)
-        bottom += used.sum(0)
-    return _running_mean((top / bottom.clamp(min=1e-9))[None], 5)[0].clamp(*VARIANCE)
+    precision[:k, :k] = model.prior
+    return Modes(columns.numpy(), precision.numpy(), model)

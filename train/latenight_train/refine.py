@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from latenight.spectra import WAVE
-from latenight_train.modes import N_MODES
+from latenight_train.blocks import taken
+from latenight_train.modes import N_MODES, TYPICAL, VARIANCE
 from latenight_train.pixels import clean, first_arm, norm_of
 
 STEPS = 3
@@ -23,28 +25,29 @@ class Refinement(nn.Module):
         super().__init__()
         self.register_buffer("ln_wave", torch.log(torch.from_numpy(WAVE)))
         self.register_buffer("unit", torch.eye(N_MODES))
+        self.units = torch.split(torch.eye(N_MODES), 1, dim=1)
 
     def forward(
         self, flux: Tensor, ivar: Tensor, z: Tensor, columns: Tensor, grid: Tensor, precision: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Fit a batch of spectra of one group.
 
         Args:
             flux: (N, 7958).
             ivar: (N, 7958), 0 in bad pixels.
             z: (N,).
-            columns: (bins, N_MODES + 2) modes, mean spectrum and variance on the rest-frame grid.
+            columns: (bins, N_COLUMNS) modes, mean spectrum, variance and quiet bins on the rest-frame grid.
             grid: (3,) float64: ln(wavelength) of the first bin, bins per unit of it, number of the last but one bin.
             precision: (N_MODES, N_MODES) inverse prior covariance of the coefficients.
 
         Returns:
-            mean and variance (N, 7781) of the reconstruction, coefficients (N, N_MODES).
+            mean and variance (N, 7781) of the reconstruction, coefficients (N, N_MODES), norm (N,).
         """
         flux, ivar = clean(flux, ivar)
         norm = norm_of(flux, ivar)
         y, w = flux / norm, ivar * norm * norm
-        at = self.at_pixels(columns, z, grid)  # (N, 7958, N_MODES + 2)
-        modes, typical, s2 = at[:, :, :N_MODES], at[:, :, N_MODES], at[:, :, N_MODES + 1]
+        at = self.at_pixels(columns, z, grid)  # (N, 7958, N_COLUMNS)
+        modes, typical, s2 = at[:, :, :N_MODES], at[:, :, TYPICAL], at[:, :, VARIANCE]
         y = y - typical
         weight = torch.where(w > 0, 1 / (1 / torch.where(w > 0, w, torch.ones(())) + s2), torch.zeros(()))
         inverse = self.inverse(modes, weight, precision)
@@ -60,7 +63,7 @@ class Refinement(nn.Module):
             coefficients = coefficients + inverse @ right
             residual = y - (modes @ coefficients)[:, :, 0]
         mean = typical + (modes @ coefficients)[:, :, 0]
-        return first_arm(mean) * norm, first_arm(s2) * norm * norm, coefficients[:, :, 0]
+        return first_arm(mean) * norm, first_arm(s2) * norm * norm, coefficients[:, :, 0], norm[:, 0]
 
     @staticmethod
     def pull(modes: Tensor, weight: Tensor, y: Tensor) -> Tensor:
@@ -68,7 +71,7 @@ class Refinement(nn.Module):
         return modes.transpose(1, 2) @ (weight * y)[:, :, None]
 
     def at_pixels(self, columns: Tensor, z: Tensor, grid: Tensor) -> Tensor:
-        """The columns at the observed pixels, (N, 7958, N_MODES + 2), linearly interpolated."""
+        """The columns at the observed pixels, (N, 7958, N_COLUMNS), linearly interpolated."""
         position = (self.ln_wave - torch.log(1 + z.double())[:, None] - grid[0]) * grid[1]
         position = torch.minimum(position.clamp(min=0.0), grid[2])
         left = position.floor()
@@ -88,6 +91,9 @@ class Refinement(nn.Module):
         scale = scale[:, :, None] * scale[:, None, :]
         system = torch.cat([normal * scale, torch.zeros_like(normal) + self.unit], dim=2)  # (N, K, 2 K)
         for k in range(N_MODES):
-            pivot = system[:, k : k + 1] / system[:, k : k + 1, k : k + 1]
-            system = system - (system[:, :, k : k + 1] - self.unit[:, k : k + 1]) * pivot
-        return system[:, :, N_MODES:] * scale
+            at = np.array([k])
+            row = taken(system, 1, at)
+            pivot = row / taken(row, 2, at)
+            system = system - (taken(system, 2, at) - self.units[k]) * pivot
+        _, inverse = torch.split(system, N_MODES, dim=2)
+        return inverse * scale

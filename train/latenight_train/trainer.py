@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from latenight.errors import StartupError
-from latenight_train.calibrate import write_bundle
-from latenight_train.data import load_survey, split_by_petal
+from latenight_train.data import load_survey, petal_folds, split_by_petal
 from latenight_train.fit import BATCH, Plan, fit_vae
+from latenight_train.make_bundle import write_bundle
 from latenight_train.modes import fit_groups
 from latenight_train.vae import Architecture
 
@@ -22,6 +22,9 @@ __all__ = ["Architecture", "Plan", "fit"]
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+
+FOLDS = 3  # of the cross-fitted calibration
 
 
 def fit(paths: Sequence[Path], out: Path, plan: Plan, *, device: str = "auto", resume: bool = False) -> str:
@@ -48,7 +51,12 @@ def fit(paths: Sequence[Path], out: Path, plan: Plan, *, device: str = "auto", r
     rows = np.flatnonzero((survey.reasons == "") & ~held_out)
     checkpoint = work / "checkpoint.pt"
     vae, progress = fit_vae(survey, rows, plan, device=device, checkpoint=checkpoint, resume=resume)
-    models = fit_groups(survey, rows, plan.seed)
+    eligible = survey.reasons == ""
+    models = fit_groups(survey, np.flatnonzero(eligible), plan.seed)
+    folds = [
+        (fold, fit_groups(survey, np.flatnonzero(eligible & ~fold), plan.seed, models))
+        for fold in petal_folds(survey.table, FOLDS, plan.seed)
+    ]
     facts = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "training": {
@@ -61,7 +69,7 @@ def fit(paths: Sequence[Path], out: Path, plan: Plan, *, device: str = "auto", r
             "device": device,
         },
     }
-    bundle_id = write_bundle(vae, models, survey, held_out, out, facts)
+    bundle_id = write_bundle(vae, models, folds, survey, held_out, out, facts)
     shutil.rmtree(work)
     return bundle_id
 

@@ -1,0 +1,113 @@
+"""The statistics of pass 2 and what each of them says: name, family, where it looks, which sign is strange."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from latenight.spectra import ARMS, PIXEL
+
+NARROW = (1, 2, 4, 8, 16)  # pixels of a window after a high pass
+BROAD = (32, 64, 128, 256, 512, 1024)  # pixels of a window
+NOISE = (64, 128, 256, 512, 1024, 2048)
+CHUNKS = (16, 64, 200)
+# The middle of each arm, where two amplifiers meet [A].
+MIDDLE = {"b": 4730.0, "r": 6690.0, "z": 8670.0}
+BLUE_LENGTHS = (150.0, 350.0, 800.0)  # of an offset that fades from 3600 A to the red [A]
+BALMER_SPEEDS = (800.0, 1700.0, 3500.0)  # km/s
+
+# Families; each gets a p of its own.
+FAMILIES = ("recon", "knn", "chi2", "scan", "broad", "block", "noise", "fault", "line", "fringe")
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One number per spectrum that is calibrated by itself.
+
+    Attributes:
+        name: as alerts call it.
+        family: of FAMILIES.
+        sign: +1 or -1 where only large values of that sign are strange, 0 where both are.
+        wavelength: centre of what it looks at [A]; NaN where that differs from spectrum to spectrum or is all of it.
+        width: of what it looks at [A]; NaN for all of the spectrum.
+    """
+
+    name: str
+    family: str
+    sign: int = 1
+    wavelength: float = np.nan
+    width: float = np.nan
+
+
+def _both(name: str, family: str, width: float) -> list[Statistic]:
+    return [Statistic(f"{name}+", family, 1, width=width), Statistic(f"{name}-", family, -1, width=width)]
+
+
+def _arms(name: str, family: str, sign: int) -> list[Statistic]:
+    """One statistic per arm."""
+    return [
+        Statistic(f"{name}_{a.name}", family, sign, a.wave_min + PIXEL * a.n / 2, PIXEL * a.n) for a in ARMS
+    ]
+
+
+def _halves() -> list[Statistic]:
+    found = []
+    for arm in ARMS:
+        first, middle, last = arm.wave_min, MIDDLE[arm.name], arm.wave_min + PIXEL * arm.n
+        found.append(Statistic(f"offset_{arm.name}_low", "fault", 0, (first + middle) / 2, middle - first))
+        found.append(Statistic(f"offset_{arm.name}_high", "fault", 0, (middle + last) / 2, last - middle))
+    return found
+
+
+def _scans() -> list[Statistic]:
+    found = [s for w in NARROW for s in _both(f"scan{w}", "scan", PIXEL * w)]
+    found += [s for w in (1, 4) for s in _arms(f"scan{w}", "scan", 1)]
+    found.append(Statistic("crowd", "scan"))
+    for kind in ("white", "model"):
+        found += [s for w in BROAD for s in _both(f"{kind}{w}", "broad", PIXEL * w)]
+    for w in CHUNKS:
+        found += [Statistic(f"block{w}", "block"), *_arms(f"block{w}", "block", 1)]
+    found += [s for w in NOISE for s in _both(f"noise{w}", "noise", PIXEL * w)]
+    return found
+
+
+def _patterns() -> list[Statistic]:
+    found = [*_arms("gain", "fault", 0), *_halves(), *_arms("offset", "fault", 0)]
+    found += [
+        Statistic(f"blue{length:.0f}", "fault", 0, 3600 + length / 2, length) for length in BLUE_LENGTHS
+    ]
+    found += [
+        *_arms("shift", "fault", 0),
+        *_arms("skylines", "fault", 0),
+        Statistic("skylines_rz", "fault", 0),
+    ]
+    found += [
+        Statistic("skylines_z_low", "fault", 0, 8060.0, 1080.0),
+        Statistic("skylines_z_high", "fault", 0, 9210.0, 1220.0),
+    ]
+    found += [Statistic("calibration", "fault")]
+    found += [Statistic(f"balmer{speed:.0f}", "line", 0) for speed in BALMER_SPEEDS]
+    found += [
+        *_both("broadline", "line", np.nan),
+        Statistic("broadlines", "line"),
+        *_both("line", "line", 3.2),
+    ]
+    found += [Statistic("lines", "line"), *_both("restless", "line", 3.2), *_both("trough", "line", np.nan)]
+    found += [Statistic("second0", "line"), Statistic("second1", "line")]
+    for kind in ("fringe", "fringepart", "fringepair"):
+        found += _arms(kind, "fringe", 1)
+    return found
+
+
+# What the graph of pass 2 gives, in this order.
+PASS2 = (
+    *(Statistic("chi2", "chi2"), *_arms("chi2", "chi2", 1)),
+    *(Statistic("scatter", "chi2"), *_arms("scatter", "chi2", 1)),
+    *_scans(),
+    *_patterns(),
+)
+# All statistics: the network's first.
+STATISTICS = (Statistic("recon", "recon"), Statistic("knn", "knn"), *PASS2)
+FAMILY = np.array([FAMILIES.index(s.family) for s in STATISTICS])  # of each statistic
+SIGN = np.array([s.sign for s in STATISTICS])

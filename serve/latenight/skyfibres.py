@@ -1,0 +1,93 @@
+"""The noise that the sky makes in each fibre of a petal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from latenight.spectra import ARM_OF_PIXEL, ARMS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+MIN_SKY_FIBRES = 5
+EVERY = 5  # pixels: a fifth of them tells a fibre's factor to better than 1 %
+DARK_PIXELS, DARK_QUANTILE = 121, 0.12  # the sky between its lines
+FACTOR_RANGE = (0.3, 5.0)  # throughput of a fibre and exposure time: of petals that were ever seen
+
+
+def sky_sigma(
+    ivar: Floats, model: Floats, typical: Floats, sky_ivar: Floats | None = None
+) -> NDArray[np.float32]:
+    """Standard deviation that the sky makes in each pixel of n fibres, (n, 7958).
+
+    The noise variance of a fibre is 1/ivar = a S + b m S_dark: the sky S of the petal (median of its sky fibres) times
+    a factor, and the photon noise of its own light m, per arm. The factor follows by least squares.
+
+    Args:
+        ivar: (n, 7958), 0 in bad pixels.
+        model: (n, 7958) noise-free flux, 0 for sky fibres.
+        typical: (7958,) sky variance of training petals, in any unit.
+        sky_ivar: (k, 7958) of the petal's sky fibres; with fewer than 5 the typical sky takes their place.
+    """
+    variance = np.where(ivar > 0, 1 / np.where(ivar > 0, ivar, 1), np.nan)
+    if sky_ivar is not None and len(sky_ivar) >= MIN_SKY_FIBRES:
+        seen = known_median(np.where(sky_ivar > 0, 1 / np.where(sky_ivar > 0, sky_ivar, 1), np.nan))
+        known = np.isfinite(seen)
+        sky = np.where(
+            known, seen, typical * (np.median(seen[known] / typical[known]) if known.any() else 1.0)
+        )
+        level = np.ones(len(ivar))
+    else:
+        sky = typical
+        level = np.nan_to_num(known_median((variance / typical).T), nan=1.0)
+    return np.asarray(
+        np.sqrt((level * _factor(variance / level[:, None], model, sky, level))[:, None] * sky), np.float32
+    )
+
+
+def _factor(
+    variance: NDArray[np.floating], model: Floats, sky: NDArray[np.floating], level: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    """The factor a of each fibre, (n,); variance in units of level, like the sky."""
+    some = slice(None, None, EVERY)
+    dark = _dark(sky)[some] / sky[some]
+    weight = np.isfinite(variance[:, some]).astype(np.float64)
+    own = np.maximum(model[:, some], 0) * dark * weight / level[:, None]
+    arms = np.eye(len(ARMS))[ARM_OF_PIXEL[some]]  # (pixels, 3)
+    y = np.nan_to_num(variance[:, some] / sky[some])
+    # Masked exposures leave single pixels of far higher variance.
+    y = np.minimum(y, np.quantile(y, 0.98, axis=1, keepdims=True))
+    normal = np.zeros((len(variance), 4, 4))
+    normal[:, 0, 0] = weight.sum(axis=1) + 1e-3
+    normal[:, 0, 1:] = normal[:, 1:, 0] = own @ arms
+    normal[:, [1, 2, 3], [1, 2, 3]] = np.square(own) @ arms + 1e-6
+    right = np.concatenate([y.sum(axis=1, keepdims=True), (own * y) @ arms], axis=1)
+    return np.clip(np.linalg.solve(normal, right[:, :, None])[:, 0, 0], *FACTOR_RANGE)
+
+
+def known_median(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Median over the first axis of the values that are not NaN; NaN where there are none."""
+    ordered = np.sort(values, axis=0)  # NaN is sorted to the end
+    n = np.count_nonzero(np.isfinite(values), axis=0)
+    columns = np.arange(values.shape[1])
+    low, high = (
+        ordered[np.maximum(n - 1, 0) // 2, columns],
+        ordered[np.minimum(n // 2, len(values) - 1), columns],
+    )
+    return np.asarray(np.where(n > 0, 0.5 * (low + high), np.nan))
+
+
+def _dark(variance: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Variance of the sky between its lines, (7958,): a low quantile of the pixels around each."""
+    out = np.empty_like(variance)
+    half = DARK_PIXELS // 2
+    for arm in ARMS:
+        v = np.pad(variance[arm.pixels], half, mode="edge")
+        at = np.arange(0, arm.n, half // 4)
+        around = np.lib.stride_tricks.sliding_window_view(v, DARK_PIXELS)[at]
+        out[arm.pixels] = np.interp(np.arange(arm.n), at, np.quantile(around, DARK_QUANTILE, axis=1))
+    return out

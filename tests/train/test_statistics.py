@@ -1,0 +1,165 @@
+"""The statistics of pass 2: normal where the model holds, large where a fault is, blind to what the model explains."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from latenight.channels import PASS2
+from latenight.spectra import ARMS, N_JOINT, N_PIX, WAVE, WAVE_JOINT
+from latenight_train.blocks import N_STACKED, stacked, window_sums
+from latenight_train.modes import N_COLUMNS, N_MODES, QUIET
+from latenight_train.second import SIZE, SecondSolve
+from latenight_train.statistics import Statistics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NAMES = [statistic.name for statistic in PASS2]
+STATISTICS = Statistics().eval()
+GRID = np.array([np.log(3500.0), 1e3, 1100.0])
+
+
+def columns() -> np.ndarray:
+    """Modes that are smooth waves over 3500 to 10500 A in steps of 1e-3, all quiet."""
+    bins = np.arange(1102)
+    waves = [np.cos(np.pi * k * bins / 1101) for k in range(4)]
+    out = np.zeros((len(bins), N_COLUMNS), np.float32)
+    out[:, :4], out[:, QUIET] = np.stack(waves, axis=1), 1
+    return out
+
+
+def light(wave: np.ndarray) -> np.ndarray:
+    """A model with features of two pixels' width and broad ones."""
+    return np.asarray(3 + np.sin(wave / 300) + 0.5 * np.sin(wave / 3))
+
+
+def inputs(n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Spectra with unit noise around a model of 3 sigma per pixel; the sky's lines stand out."""
+    rng = np.random.default_rng(seed)
+    mean = np.tile(light(WAVE_JOINT), (n, 1)).astype(np.float32)
+    at_arms = np.concatenate([mean[:, arm.joint_pixels] for arm in ARMS], axis=1)
+    sky = np.where(np.arange(N_PIX) % 97 < 4, 2.0, 1.0)
+    return {
+        "flux": (at_arms + rng.standard_normal((n, N_PIX))).astype(np.float32),
+        "ivar": np.ones((n, N_PIX), np.float32),
+        "z": np.zeros(n, np.float32),
+        "mean": mean,
+        "variance": np.full((n, N_JOINT), 1e-6, np.float32),
+        "sky": np.tile(sky, (n, 1)).astype(np.float32),
+        "norm": np.full(n, 3, np.float32),
+        "coefficients": np.zeros((n, N_MODES), np.float32),
+    }
+
+
+def statistics(rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    group = (columns(), GRID, np.eye(N_MODES, dtype=np.float32))
+    with torch.inference_mode():
+        values, waves = STATISTICS(*(torch.from_numpy(v) for v in (*rows.values(), *group)))
+    return values.numpy(), waves.numpy()
+
+
+@cache
+def ordinary() -> np.ndarray:
+    """Statistics of spectra in which nothing is wrong."""
+    return statistics(inputs(120))[0]
+
+
+def of(values: np.ndarray, name: str) -> np.ndarray:
+    return values[:, NAMES.index(name)]
+
+
+def test_single_patterns_are_standard_normal_on_noise() -> None:
+    """Faults and lines that take no maximum have mean 0 and variance 1 where the model holds."""
+    names = [s.name for s in PASS2 if s.sign == 0]
+    assert len(names) > 20
+    for name in names:
+        t = of(ordinary(), name)
+        assert abs(t.mean()) < 0.3, name
+        # The priors let calibration modes take a part of what they imitate, never more than there is.
+        assert 0.5 < t.std() < 1.15, name
+
+
+def test_mean_squares_are_one_on_noise() -> None:
+    """Mean square residuals of pixels and of blocks are 1 in every arm."""
+    for name in ("chi2", "scatter", "block16", "block64", "block200", "chi2_b", "chi2_r", "chi2_z"):
+        assert of(ordinary(), name).mean() == pytest.approx(1, abs=0.1), name
+
+
+FAULTS: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
+    "offset_b_low": lambda x: np.where((WAVE < 4730) & (np.arange(N_PIX) < 2751), 0.4, 0),
+    "skylines_r": lambda x: np.where((x["sky"][0] > 1) & (np.arange(N_PIX) // 2751 == 1), 1.0, 0),
+    "scan1+": lambda x: np.where(np.arange(N_PIX) == 4000, 12.0, 0),
+    "scan4-": lambda x: np.where(np.abs(np.arange(N_PIX) - 6000.5) < 2, -6.0, 0),
+    "noise256+": lambda x: np.where(np.abs(np.arange(N_PIX) - 1000) < 128, 3 * (-1.0) ** np.arange(N_PIX), 0),
+    "white128+": lambda x: np.where(np.abs(np.arange(N_PIX) - 4000) < 64, 1.2, 0),
+    "fringe_z": lambda x: np.where(np.arange(N_PIX) >= 5077, 0.8 * np.sin(np.arange(N_PIX) / 6), 0),
+    "shift_z": lambda x: np.where(np.arange(N_PIX) >= 5077, light(WAVE + 0.8) - light(WAVE), 0),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_raises_its_own_statistic(name: str) -> None:
+    """The statistic of a fault is far beyond those of ordinary spectra when the fault is there."""
+    rows = inputs(20, seed=3)
+    rows["flux"] = (rows["flux"] + FAULTS[name](rows)).astype(np.float32)
+    values, waves = statistics(rows)
+    assert np.median(np.abs(of(values, name))) > np.quantile(np.abs(of(ordinary(), name)), 0.99)
+    if name == "scan1+":
+        np.testing.assert_allclose(of(waves, name), WAVE[4000], atol=0.01)
+
+
+def test_what_modes_and_calibration_explain_is_no_anomaly() -> None:
+    """A mode in a spectrum, and a gain of an arm by 1 %, change no statistic by more than a few tenths."""
+    rows = inputs(20, seed=4)
+    expected, _ = statistics(rows)
+    at = (np.log(WAVE) - GRID[0]) * GRID[1]
+    mode = np.interp(at, np.arange(1102), columns()[:, 2])
+    rows["flux"] = (rows["flux"] + 0.5 * mode + np.where(WAVE < 5700, 0.03, 0)).astype(np.float32)
+    found, _ = statistics(rows)
+    for name in ("white256+", "white1024-", "offset_r_low", "block64", "chi2"):
+        assert np.abs(of(found, name) - of(expected, name)).max() < 0.6, name
+
+
+def test_garbage_in_bad_pixels_does_not_matter() -> None:
+    """Flux under ivar 0 changes no statistic, and a dead arm leaves all finite but what it alone would show."""
+    rows = inputs(5, seed=5)
+    rows["ivar"][:, ARMS[0].pixels] = 0
+    expected, _ = statistics(rows)
+    rows["flux"][:, ARMS[0].pixels] = np.nan
+    found, _ = statistics(rows)
+    np.testing.assert_array_equal(found, expected)
+    missing = {name for name, value in zip(NAMES, np.isnan(expected).any(axis=0), strict=True) if value}
+    assert {"gain_b", "shift_b", "offset_b_low", "skylines_b"} <= missing
+    assert not any(name.endswith(("_r", "_z")) for name in missing)
+
+
+def test_the_whitener_inverts_the_system() -> None:
+    """R'R is the inverse of a positive definite matrix of mixed scales, to 1e-4."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, 200, SIZE)) * 10 ** rng.uniform(-2, 2, SIZE)
+    system = x.transpose(0, 2, 1) @ x + np.eye(SIZE)
+    r = SecondSolve().whitener_of(torch.from_numpy(system).float()).double().numpy()
+    product = r @ system @ r.transpose(0, 2, 1)
+    np.testing.assert_allclose(product, np.broadcast_to(np.eye(SIZE), product.shape), atol=2e-3)
+
+
+def test_window_sums_are_sums_over_windows() -> None:
+    """Each width's windows hold the sums of as many neighbouring elements, a quarter of the width apart."""
+    values = torch.arange(3 * 70, dtype=torch.float32).reshape(1, 3, 70).square()
+    for width, (found, step) in zip((2, 4, 8, 16), window_sums(values, (2, 4, 8, 16)), strict=True):
+        direct = values.unfold(2, width, step).sum(3)
+        assert step == max(width // 4, 1)
+        np.testing.assert_allclose(found[:, :, : direct.shape[2]], direct, rtol=1e-6)
+
+
+def test_stacking_pads_each_arm() -> None:
+    """Stacked values keep the arms' pixels in order and add zeros behind each."""
+    found = stacked(torch.ones(2, N_PIX))
+    assert found.shape == (2, N_STACKED)
+    assert found.sum() == 2 * N_PIX
+    assert (found.reshape(2, 3, -1).sum(2) == torch.tensor([float(arm.n) for arm in ARMS])).all()
