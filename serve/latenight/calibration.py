@@ -27,13 +27,11 @@ MIN_PER_BIN = 100  # spectra; a 90 % quantile of fewer errs by more than a tenth
 MIN_PER_GROUP = 200  # groups with fewer spectra use those of their relatives, or of all
 MIN_COVERED = 25  # spectra of a bin that a statistic must cover
 N_QUANTILES = 2001
-# Beyond the quantile 1 - TAIL the held-out sample is continued by an exponential through it and 1 - SHOULDER.
-# Single statistics: ordinary spectra have tails of their own (rare lines, sky), and each kind of anomaly fills less
-# than a few thousandths of the sample. Measured recall at 1 % false alerts: .24, .31, .34, .31 for tails that begin
-# at 8, 3, 1 and 0.5 %.
-STATISTIC_TAIL = (0.01, 0.05)
-# The smallest of them: the top 2-3 % of a survey are its anomalies and failed redshifts, so the tail begins before.
-SMALLEST_TAIL = (0.08, 0.25)
+# Beyond its top 1 % the sample is continued by an exponential through the quantiles 1 - SHOULDER and 1 - TAIL. Ordinary
+# spectra have tails of their own (rare lines, sky). Measured on simulated nights: recall at 1 % false alerts .24, .31,
+# .34, .31 for tails of single statistics that begin at 8, 3, 1 and 0.5 %; false alerts at a nominal 1 % 3.7, 3.0, 2.0
+# and .94 % for a tail of the smallest p that begins at 8, 4, 2 and 1 %.
+TAIL, SHOULDER = 0.01, 0.05
 # Held-out spectra this far out in this share of their statistics are no part of what is ordinary. Those that are far
 # out in a few only stay: lines of active stars and nuclei are, and the rate of false alerts must count them.
 WILD_SIGMA, WILD_SHARE = 6.0, 0.25
@@ -51,7 +49,6 @@ class Table:
         scale: (G, B, C) (90 % quantile - median) / 1.2816.
         quantiles: (G, C, Q) of the standardised statistic.
         n: (G,) number of spectra behind each group's rows.
-        tail: (2,) where the exponential tail begins and where its slope is taken from.
     """
 
     log_snr: Array
@@ -59,7 +56,6 @@ class Table:
     scale: Array
     quantiles: Array
     n: NDArray[np.int64]
-    tail: Array
 
 
 @dataclass(frozen=True)
@@ -99,12 +95,12 @@ def fit_calibration(
     log_snr = _log_snr(snr)
     values = comparable(statistics)
     samples = [_sample(group, k, like) for k, like in enumerate(relatives)]
-    single = _fit_table(values, samples, log_snr, STATISTIC_TAIL)
+    single = _fit_table(values, samples, log_snr)
     wild = _wild(single, values, group, log_snr)
     samples = [sample & ~wild for sample in samples]
-    single = _fit_table(values, samples, log_snr, STATISTIC_TAIL)
+    single = _fit_table(values, samples, log_snr)
     p = _p_values(single, values, group, log_snr)
-    return Calibration(single, _fit_table(-np.log(_smallest(p)), samples, log_snr, SMALLEST_TAIL))
+    return Calibration(single, _fit_table(-np.log(_smallest(p)), samples, log_snr))
 
 
 def comparable(statistics: Array) -> Array:
@@ -173,12 +169,10 @@ def _log_snr(snr: NDArray[np.float32]) -> Array:
     return np.log(np.maximum(snr, MIN_SNR)).astype(np.float64)
 
 
-def _fit_table(
-    values: Array, samples: Sequence[NDArray[np.bool_]], log_snr: Array, tail: tuple[float, float]
-) -> Table:
+def _fit_table(values: Array, samples: Sequence[NDArray[np.bool_]], log_snr: Array) -> Table:
     rows = [(*_fit_group(values[s], log_snr[s]), np.count_nonzero(s)) for s in samples]
     log_snrs, medians, scales, quantiles, n = (np.array(column) for column in zip(*rows, strict=True))
-    return Table(log_snrs, medians, scales, quantiles, n, np.array(tail))
+    return Table(log_snrs, medians, scales, quantiles, n)
 
 
 def _fit_group(values: Array, log_snr: Array) -> tuple[Array, Array, Array, Array]:
@@ -231,20 +225,17 @@ def _p_values(table: Table, values: Array, group: NDArray[np.int64], log_snr: Ar
         mine = group == k
         args = (table.log_snr[k], table.median[k], table.scale[k])
         x = _standardised(values[mine], log_snr[mine], *args)
-        columns = [
-            _tail_p(x[:, c], table.quantiles[k, c], int(table.n[k]), table.tail) for c in range(x.shape[1])
-        ]
+        columns = [_tail_p(x[:, c], table.quantiles[k, c], int(table.n[k])) for c in range(x.shape[1])]
         p[mine] = np.stack(columns, axis=1)
     return p
 
 
-def _tail_p(x: Array, quantiles: Array, n: int, tail: Array) -> Array:
+def _tail_p(x: Array, quantiles: Array, n: int) -> Array:
     """Upper tail probability of x: held-out distribution, exponential beyond its top."""
-    top, shoulder = tail
     levels = np.linspace(0, 1, len(quantiles))
     body = 1 - np.searchsorted(quantiles, x, side="left") / len(quantiles)  # P(>=): ties count as stranger
-    below, start = np.interp([1 - shoulder, 1 - top], levels, quantiles)
-    slope = np.log(shoulder / top) / max(start - below, 1e-6)
-    beyond = top * np.exp(-np.minimum(slope * np.maximum(x - start, 0), 690))
-    p = np.clip(np.where(x > start, beyond, np.maximum(body, top)), 1e-300, n / (n + 1))
+    below, start = np.interp([1 - SHOULDER, 1 - TAIL], levels, quantiles)
+    slope = np.log(SHOULDER / TAIL) / max(start - below, 1e-6)
+    beyond = TAIL * np.exp(-np.minimum(slope * np.maximum(x - start, 0), 690))
+    p = np.clip(np.where(x > start, beyond, np.maximum(body, TAIL)), 1e-300, n / (n + 1))
     return np.where(np.isfinite(x) & np.isfinite(start), p, 1.0)
