@@ -32,9 +32,9 @@ constraints: ## resolve the pinned versions anew (writes constraints/*.txt)
 DEMO := demo
 demo: .venv/installed ## the whole way on a simulated night, without a server (results in demo/)
 	rm -rf $(DEMO)/survey $(DEMO)/night $(DEMO)/bundle
-	$(BIN)/latenight-train simulate $(DEMO)/survey --night 20260101 --tiles 2 --petals 10 --spectra 200 --seed 1
+	$(BIN)/latenight-train simulate $(DEMO)/survey --night 20260101 --tiles 2 --petals 10 --spectra 150 --seed 1
 	$(BIN)/latenight-train simulate $(DEMO)/night --night 20260102 --tiles 1 --petals 10 --spectra 200 --seed 2 --inject 0.03
-	$(BIN)/latenight-train fit $(DEMO)/survey --out $(DEMO)/bundle --max-minutes 0.5
+	$(BIN)/latenight-train fit $(DEMO)/survey --out $(DEMO)/bundle --max-minutes 0.3
 	$(BIN)/latenight demo --bundle $(DEMO)/bundle --night $(DEMO)/night --out $(DEMO)
 
 lint: .venv/installed ## ruff: rules and format

@@ -77,7 +77,7 @@ def learn(
         s2, stray = _expect(y, w, s2, robust, modes, mean, prior, coefficients, covariance)
     # How well the modes themselves are known adds to the variance: tr(Cov(B_j) (S + m m')).
     second = torch.linalg.inv(prior) + mean[:, None] * mean
-    s2 = s2 + torch.einsum("jkl,kl->j", torch.linalg.inv(h_prior), second).clamp(0, 1)
+    s2 = s2 + torch.einsum("jkl,kl->j", _inverse(h_prior), second).clamp(0, 1)
     quiet = (_running_mean(stray[None], RESTLESS_BINS)[0] < RESTLESS_SHARE).float()
     return LinearModel(modes, s2, mean, prior, quiet)
 
@@ -94,6 +94,15 @@ def _first_guess(y: Tensor, w: Tensor, k: int, seed: int) -> Tensor:
     x = (yc - mean).clamp(-10, 20) * (wc / (wc + 4))
     u, _, _ = torch.svd_lowrank(x, q=k - 1, niter=4)
     return torch.cat([torch.ones(len(y), 1), u / u.std(0).clamp(min=1e-6)], 1)
+
+
+def _inverse(matrices: Tensor) -> Tensor:
+    """Inverses of positive definite matrices (n, k, k): four times as fast as torch.linalg.inv.
+
+    Rounding of float32 sums leaves some indefinite; then LU, which does not mind, does them all.
+    """
+    factor, failed = torch.linalg.cholesky_ex(matrices)
+    return torch.linalg.inv(matrices) if failed.any() else torch.cholesky_inverse(factor)
 
 
 def _pairs(k: int) -> Tensor:
@@ -147,7 +156,7 @@ def _maximise(h: Tensor, g: Tensor, modes: Tensor, raw: Tensor, smooth: int) -> 
         ridge[0, 0] = 1e-2
         first = torch.linalg.solve(h + ridge, g).T.contiguous()
         return first, first, h + ridge
-    inverse = torch.linalg.inv(h + eye)
+    inverse = _inverse(h + eye)
     raw = torch.einsum("jkl,jl->kj", inverse, g)
     noise = torch.diagonal(inverse, dim1=1, dim2=2).T
     weight = torch.diagonal(h, dim1=1, dim2=2).T + 1e-3
@@ -197,7 +206,7 @@ def _expect(
     top, bottom, stray, seen = torch.zeros(4, len(s2))
     for s in (slice(a, a + BATCH) for a in range(0, len(y), BATCH)):
         weight = _weights(w[s], s2, robust[s])
-        inverse = torch.linalg.inv(_full(weight @ products, k) + prior)
+        inverse = _inverse(_full(weight @ products, k) + prior)
         right = (weight * y[s]) @ modes.T + prior @ mean
         c[s] = (inverse @ right[:, :, None])[:, :, 0]
         covariance[s] = inverse
