@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from latenight.bundle import load_bundle, write_golden, write_manifest
+from latenight.channels import STATISTICS
 from latenight.errors import StartupError
 from latenight.passes import redshift_and_group
 from latenight.scorer import Scorer, load_scorer
@@ -52,6 +53,10 @@ def test_every_eligible_spectrum_gets_finite_scores_and_every_other_a_reason(sco
     p = np.stack([table[f"p_{channel}"] for channel in CHANNELS])[:, table["eligible"]]
     assert ((p > 0) & (p <= 1)).all()
     assert (np.array(CHANNELS)[p.argmin(axis=0)] == table["channel"][table["eligible"]]).all()
+    family = {statistic.name: statistic.family for statistic in STATISTICS}
+    assert [family[name] for name in table["statistic"][table["eligible"]]] == table["channel"][
+        table["eligible"]
+    ].tolist()
 
 
 def test_a_score_does_not_depend_on_the_order_of_rows(scorer: Scorer) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from latenight import calibration
 from latenight.bundle import load_bundle
-from latenight.channels import PASS2, SIGN, STATISTICS
+from latenight.channels import FAMILY, PASS2, SIGN, STATISTICS
 from latenight.errors import StartupError
 from latenight.passes import NAMES, Passes
 from latenight.petal import Learned
@@ -80,14 +80,16 @@ def calibrated_scores(tables: calibration.Calibration, statistics: Statistics) -
         table[f"p_{channel}"] = p.channels[:, k]
     table["p_value"] = p.p_value
     table["p_extrapolated"] = p.beyond
-    table["channel"] = np.array(CHANNELS)[p.channels.argmin(axis=1)]
-    for name, values in _what_and_where(statistics, p.statistics.argmin(axis=1)).items():
+    winner = p.channels.argmin(axis=1)
+    table["channel"] = np.array(CHANNELS)[winner]
+    best = np.where(winner[:, None] == FAMILY, p.statistics, np.inf).argmin(axis=1)
+    for name, values in _what_and_where(statistics, best).items():
         table[name] = values
     return table
 
 
 def _what_and_where(statistics: Statistics, best: NDArray[np.intp]) -> dict[str, np.ndarray]:
-    """Columns of the scores that tell of the least probable statistic of each row, best (n,)."""
+    """Columns of the scores that tell of one statistic of each row, best (n,)."""
     rows = np.arange(len(best))
     value = statistics.stacked()[rows, best]
     sign = np.array([s.sign if s.name[-1] in "+-" else 0 for s in STATISTICS])[best]

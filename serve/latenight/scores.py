@@ -26,7 +26,7 @@ SCORES = np.dtype(
         ("arm_chi2_b", "f4"),
         ("arm_chi2_r", "f4"),
         ("arm_chi2_z", "f4"),
-        ("statistic", "U16"),  # the least probable statistic (latenight.channels)
+        ("statistic", "U16"),  # the least probable one of the channel (latenight.channels)
         ("sigma", "f4"),  # its size, for most in sigma
         ("wavelength", "f4"),  # centre of what it looks at, observed frame [A]; 0 for all of the spectrum
         ("width", "f4"),  # width of that [A]; 0 for all of the spectrum
