@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -126,13 +127,19 @@ def _batch(survey: Survey, rows: NDArray[np.intp], seed: int, step: int) -> tupl
     """Flux, ivar, z, group of one batch; each epoch is a new permutation given by seed and number."""
     per_epoch = max(len(rows) // BATCH, 1)
     epoch, at = divmod(step, per_epoch)
-    order = np.random.default_rng([seed, epoch]).permutation(len(rows))
+    order = _epoch_order(seed, epoch, len(rows))
     chosen = np.sort(rows[order[at * BATCH : (at + 1) * BATCH]])  # sorted: one sweep over the memory map
     z, group = redshift_and_group(survey.table[chosen], np.array(Z_RANGE))
     hidden = np.random.default_rng([seed, 1, step]).random(len(chosen)) < UNKNOWN_SHARE
     z[hidden], group[hidden] = 0.0, SPECTYPES.index(UNKNOWN)
     arrays = (survey.flux[chosen], survey.ivar[chosen], z, group)
     return tuple(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
+
+
+@lru_cache(maxsize=1)
+def _epoch_order(seed: int, epoch: int, n: int) -> NDArray[np.intp]:
+    """The order of n spectra in one epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(n)
 
 
 def _step(

@@ -70,6 +70,24 @@ def norm_of(flux: Tensor, ivar: Tensor) -> Tensor:
     return torch.maximum((weight * flux).sum(1, keepdim=True) / total, 0.3 * n_good / total).clamp(min=1e-9)
 
 
+def columns_at(ln_wave: Tensor, columns: Tensor, z: Tensor, grid: Tensor) -> Tensor:
+    """Columns of a rest-frame grid at observed pixels, linearly interpolated, (N, pixels, columns).
+
+    Args:
+        ln_wave: (pixels,) float64 ln(observed wavelength).
+        columns: (bins, columns).
+        z: (N,) redshifts.
+        grid: (3,) float64: ln(wavelength) of the first bin, bins per unit of it, number of the last but one bin.
+    """
+    position = (ln_wave - torch.log(1 + z.double())[:, None] - grid[0]) * grid[1]
+    position = torch.minimum(position.clamp(min=0.0), grid[2])
+    left = position.floor()
+    fraction = (position - left).float()[:, :, None]
+    index = left.long()
+    low = functional.embedding(index, columns)
+    return low + fraction * (functional.embedding(index + 1, columns) - low)
+
+
 class RestBins(nn.Module):
     """Sums of observed joint-grid pixels over the bins of a rest-frame grid.
 

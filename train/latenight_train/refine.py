@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from latenight.spectra import WAVE
 from latenight_train.blocks import taken
 from latenight_train.modes import N_MODES, TYPICAL, VARIANCE
-from latenight_train.pixels import clean, first_arm, norm_of
+from latenight_train.pixels import clean, columns_at, first_arm, norm_of
 
 STEPS = 3
 OUTLIER = 5.0  # sigma; pixels beyond weigh as much as this, so that a spike does not bend the model
@@ -46,7 +46,7 @@ class Refinement(nn.Module):
         flux, ivar = clean(flux, ivar)
         norm = norm_of(flux, ivar)
         y, w = flux / norm, ivar * norm * norm
-        at = self.at_pixels(columns, z, grid)  # (N, 7958, N_COLUMNS)
+        at = columns_at(self.ln_wave, columns, z, grid)  # (N, 7958, N_COLUMNS)
         modes, typical, s2 = at[:, :, :N_MODES], at[:, :, TYPICAL], at[:, :, VARIANCE]
         y = y - typical
         weight = torch.where(w > 0, 1 / (1 / torch.where(w > 0, w, torch.ones(())) + s2), torch.zeros(()))
@@ -69,16 +69,6 @@ class Refinement(nn.Module):
     def pull(modes: Tensor, weight: Tensor, y: Tensor) -> Tensor:
         """M'Wy, (N, N_MODES, 1)."""
         return modes.transpose(1, 2) @ (weight * y)[:, :, None]
-
-    def at_pixels(self, columns: Tensor, z: Tensor, grid: Tensor) -> Tensor:
-        """The columns at the observed pixels, (N, 7958, N_COLUMNS), linearly interpolated."""
-        position = (self.ln_wave - torch.log(1 + z.double())[:, None] - grid[0]) * grid[1]
-        position = torch.minimum(position.clamp(min=0.0), grid[2])
-        left = position.floor()
-        fraction = (position - left).float()[:, :, None]
-        index = left.long()
-        low = nn.functional.embedding(index, columns)
-        return low + fraction * (nn.functional.embedding(index + 1, columns) - low)
 
     def inverse(self, modes: Tensor, weight: Tensor, precision: Tensor) -> Tensor:
         """(M'WM + P)^-1, (N, N_MODES, N_MODES), by Gauss-Jordan.

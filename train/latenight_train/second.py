@@ -36,7 +36,7 @@ from latenight_train.blocks import (
     taken,
 )
 from latenight_train.modes import N_MODES, QUIET
-from latenight_train.pixels import clean, to_arms
+from latenight_train.pixels import clean, columns_at, to_arms
 
 OUTLIER = 5.0  # sigma; pixels beyond weigh as much as this in the solve
 STEPS = 2  # of the solve, each for the change: what float32 lost in the first is made good
@@ -161,7 +161,7 @@ class SecondSolve(nn.Module):
         root = weight.sqrt()
         robust = weight * (OUTLIER / (y.abs() * root).clamp(min=OUTLIER))
         slope, lines = self.slope(model), self.line_excess(sky)
-        at = self.at_pixels(columns, z, grid)
+        at = columns_at(self.ln_wave, columns, z, grid)
         modes, quiet = at[:, :, :N_MODES], at[:, :, QUIET]
         sums = self.block_products(robust, (model, sky, slope, lines), modes)
         projections = self.project(sums)
@@ -189,16 +189,6 @@ class SecondSolve(nn.Module):
             whitener=whitener,
             change=change[:, :, 0],
         )
-
-    def at_pixels(self, columns: Tensor, z: Tensor, grid: Tensor) -> Tensor:
-        """The group's columns at the stacked pixels, (N, 8664, N_COLUMNS)."""
-        position = (self.ln_wave - torch.log(1 + z.double())[:, None] - grid[0]) * grid[1]
-        position = torch.minimum(position.clamp(min=0.0), grid[2])
-        left = position.floor()
-        fraction = (position - left).float()[:, :, None]
-        index = left.long()
-        low = functional.embedding(index, columns)
-        return low + fraction * (functional.embedding(index + 1, columns) - low)
 
     def slope(self, model: Tensor) -> Tensor:
         """D model / d ln(wavelength), (N, 8664); 0 at the ends of the arms."""

@@ -20,28 +20,18 @@ class Statistics(nn.Module):
         self.scans = Scans()
         self.patterns = Patterns()
 
-    def forward(
-        self,
-        flux: Tensor,
-        ivar: Tensor,
-        z: Tensor,
-        mean: Tensor,
-        variance: Tensor,
-        sky: Tensor,
-        norm: Tensor,
-        coefficients: Tensor,
-        columns: Tensor,
-        grid: Tensor,
-        precision: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Compute the statistics; arguments as of SecondSolve.
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the statistics.
+
+        Args:
+            inputs: as SecondSolve takes them; the third is the redshift.
 
         Returns:
             values (N, C) in the order of PASS2, NaN where a statistic does not cover a spectrum, and wavelengths
             (N, C) [A] of what was found, 0 where the statistic belongs to no single wavelength.
         """
-        solved = self.solve(flux, ivar, z, mean, variance, sky, norm, coefficients, columns, grid, precision)
-        found = [*self.scans(solved), *self.patterns(solved, z)]
+        solved = self.solve(*inputs)
+        found = [*self.scans(solved), *self.patterns(solved, inputs[2])]
         names = [name for part, _, _ in found for name in part]
         order = torch.tensor([names.index(statistic.name) for statistic in PASS2])
         values = torch.cat([values for _, values, _ in found], dim=1)
