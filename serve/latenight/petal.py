@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latenight.skyfibres import sky_sigma
+from latenight.skyfibres import inverse, sky_sigma
 from latenight.spectra import ARM_OF_PIXEL, ARMS, N_PIX
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def shared(r: Residuals, sky: Floats, pixel_noise: Floats) -> Shared:
         pixel_noise: (7958,) factor on the variance of each pixel, learned in training.
     """
     good = r.ivar > 0
-    root = np.sqrt(np.where(good, 1 / (1 / np.where(good, r.ivar, 1) + r.variance), 0))
+    root = np.sqrt(np.where(good, 1 / (inverse(r.ivar) + r.variance), 0))
     sigmas = (r.flux - r.model) * root
     rho = sky * root
     ordinary, residual, rest = np.ones(len(sigmas), bool), np.zeros(N_PIX, np.float32), sigmas

@@ -33,9 +33,9 @@ def sky_sigma(
         typical: (7958,) sky variance of training petals, in any unit.
         sky_ivar: (k, 7958) of the petal's sky fibres; with fewer than 5 the typical sky takes their place.
     """
-    variance = np.where(ivar > 0, 1 / np.where(ivar > 0, ivar, 1), np.nan)
+    variance = np.where(ivar > 0, inverse(ivar), np.nan)
     if sky_ivar is not None and len(sky_ivar) >= MIN_SKY_FIBRES:
-        seen = known_median(np.where(sky_ivar > 0, 1 / np.where(sky_ivar > 0, sky_ivar, 1), np.nan))
+        seen = known_median(np.where(sky_ivar > 0, inverse(sky_ivar), np.nan))
         known = np.isfinite(seen)
         sky = np.where(
             known, seen, typical * (np.median(seen[known] / typical[known]) if known.any() else 1.0)
@@ -67,6 +67,11 @@ def _factor(
     normal[:, [1, 2, 3], [1, 2, 3]] = np.square(own) @ arms + 1e-6
     right = np.concatenate([y.sum(axis=1, keepdims=True), (own * y) @ arms], axis=1)
     return np.clip(np.linalg.solve(normal, right[:, :, None])[:, 0, 0], *FACTOR_RANGE)
+
+
+def inverse(ivar: Floats) -> Floats:
+    """Noise variance, 1 in bad pixels and at most 1e30: the inverse of the smallest float32 is infinite."""
+    return np.asarray(1 / np.where(ivar > 0, np.maximum(ivar, 1e-30), 1), np.float32)
 
 
 def known_median(values: NDArray[np.floating]) -> NDArray[np.floating]:
