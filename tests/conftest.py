@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 import latenight_train  # noqa: F401  (sets OMP_WAIT_POLICY before a test imports torch)
+from latenight.broker.kafka import KafkaBroker
+from latenight.broker.memory import MemoryBroker
 from tests.kafka_server import running_kafka
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from latenight.broker import Broker
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,3 +65,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.bundles import make_bundle  # torch takes seconds to import
 
     return make_bundle(tmp_path_factory.mktemp("bundle") / "bundle")
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
+def broker(request: pytest.FixtureRequest) -> Broker:
+    """Each of the brokers: the one in memory and a real Kafka."""
+    if request.param == "memory":
+        return MemoryBroker()
+    return KafkaBroker(request.getfixturevalue("kafka_server"))

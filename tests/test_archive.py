@@ -14,7 +14,6 @@ import pytest
 from latenight import archive as archiver
 from latenight.archive import archive
 from latenight.broker import Broker, Record
-from latenight.broker.kafka import KafkaBroker
 from latenight.broker.memory import MemoryBroker
 from latenight.broker.topics import Topics
 from latenight.errors import Unavailable
@@ -23,13 +22,6 @@ from tests.contract.test_broker import fill
 from tests.fakes import FakeScorer, make_spectra
 
 N = 5
-
-
-@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
-def broker(request: pytest.FixtureRequest) -> Broker:
-    if request.param == "memory":
-        return MemoryBroker()
-    return KafkaBroker(request.getfixturevalue("kafka_server"))
 
 
 @pytest.fixture

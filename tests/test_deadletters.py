@@ -10,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latenight.broker import Broker, Message, Record
-from latenight.broker.kafka import KafkaBroker
-from latenight.broker.memory import MemoryBroker
 from latenight.broker.topics import Topics
 from latenight.deadletters import MAX_REASON, dead_letter, describe, original, replay
 from latenight.errors import BadInput, Unavailable
@@ -73,13 +71,6 @@ def test_what_is_no_letter_of_ours_is_described_too() -> None:
         None,
         5,
     )
-
-
-@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
-def broker(request: pytest.FixtureRequest) -> Broker:
-    if request.param == "memory":
-        return MemoryBroker()
-    return KafkaBroker(request.getfixturevalue("kafka_server"))
 
 
 @pytest.fixture

@@ -143,9 +143,8 @@ def _places(scores: np.ndarray) -> tuple[NDArray[np.bool_], Array]:
     A place is the whole spectrum, an arm, the half of one, a range of wavelengths, or one statistic.
     """
     edges = [ARMS[0].wave_min, *ARM_EDGES, float(ARMS[-1].wave[-1])]
-    ranges: list[
-        tuple[float, float, float]
-    ] = []  # first and last wavelength, greatest width of a window that is at home there
+    # First and last wavelength, greatest width of a window that is at home there.
+    ranges: list[tuple[float, float, float]] = []
     for low, high in pairwise(edges):
         middle, length = (low + high) / 2, high - low
         ranges += [(low, high, np.inf), (low, middle, 0.75 * length), (middle, high, 0.75 * length)]

@@ -80,6 +80,11 @@ class ModeGroup:
     z_max: float
     weights: dict[str, np.ndarray]
 
+    def serves(self, spectype: NDArray[np.int64], z: Floats) -> NDArray[np.intp]:
+        """Which rows it serves, given their index into SPECTYPES and redshift, (n,) each."""
+        mine = (spectype == SPECTYPES.index(self.spectype)) & (z >= self.z_min) & (z < self.z_max)
+        return np.flatnonzero(mine)
+
     @property
     def n_modes(self) -> int:
         """Number of coefficients."""
@@ -170,8 +175,7 @@ class Passes:
         first["coefficients"] = np.zeros((len(z), self._groups[0].n_modes if self._groups else 1), np.float32)
         group = np.full(len(z), len(self._groups))
         for k, modes in enumerate(self._groups):
-            served = (z >= modes.z_min) & (z < modes.z_max)
-            mine = np.flatnonzero((spectype == SPECTYPES.index(modes.spectype)) & served)
+            mine = modes.serves(spectype, z)
             if len(mine):
                 group[mine] = k
                 rows = {name: values[mine] for name, values in inputs.items()}

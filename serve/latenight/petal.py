@@ -152,9 +152,8 @@ def shared(r: Residuals, sky: Floats, pixel_noise: Floats) -> Shared:
     sigmas = (r.flux - r.model) * root
     rho = sky * root
     ordinary, residual, rest = np.ones(len(sigmas), bool), np.zeros(N_PIX, np.float32), sigmas
-    for _ in range(
-        ROUNDS
-    ):  # more than one: what is common may exceed CLIP, and fibres that differ must go first
+    # More than one round: what is common may exceed CLIP, and fibres that differ must go first.
+    for _ in range(ROUNDS):
         clipped = np.clip(rest[ordinary], -CLIP, CLIP)
         residual = residual + _ratio(clipped, rho[ordinary], 1 / SKY_PRIOR**2)
         rest = sigmas - residual * rho

@@ -33,20 +33,18 @@ def sky_sigma(
         typical: (7958,) sky variance of training petals, in any unit.
         sky_ivar: (k, 7958) of the petal's sky fibres; with fewer than 5 the typical sky takes their place.
     """
-    variance = np.where(ivar > 0, inverse(ivar), np.nan)
+    variance = known_variance(ivar)
     if sky_ivar is not None and len(sky_ivar) >= MIN_SKY_FIBRES:
-        seen = known_median(np.where(sky_ivar > 0, inverse(sky_ivar), np.nan))
+        seen = known_median(known_variance(sky_ivar))
         known = np.isfinite(seen)
-        sky = np.where(
-            known, seen, typical * (np.median(seen[known] / typical[known]) if known.any() else 1.0)
-        )
+        scale = np.median(seen[known] / typical[known]) if known.any() else 1.0
+        sky = np.where(known, seen, typical * scale)
         level = np.ones(len(ivar))
     else:
         sky = typical
         level = np.nan_to_num(known_median((variance / typical).T), nan=1.0)
-    return np.asarray(
-        np.sqrt((level * _factor(variance / level[:, None], model, sky, level))[:, None] * sky), np.float32
-    )
+    factor = _factor(variance / level[:, None], model, sky, level)
+    return np.asarray(np.sqrt((level * factor)[:, None] * sky), np.float32)
 
 
 def _factor(
@@ -72,6 +70,11 @@ def _factor(
 def inverse(ivar: Floats) -> Floats:
     """Noise variance, 1 in bad pixels and at most 1e30: the inverse of the smallest float32 is infinite."""
     return np.asarray(1 / np.where(ivar > 0, np.maximum(ivar, 1e-30), 1), np.float32)
+
+
+def known_variance(ivar: Floats) -> Floats:
+    """Noise variance, NaN in bad pixels."""
+    return np.asarray(np.where(ivar > 0, inverse(ivar), np.nan))
 
 
 def known_median(values: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from latenight.broker import Broker, Message, PlaceLost, Record, Source
-from latenight.broker.kafka import KafkaBroker
-from latenight.broker.memory import MemoryBroker
 from latenight.broker.topics import Topics
 from latenight.errors import StartupError, Unavailable
 
@@ -21,13 +19,6 @@ if TYPE_CHECKING:
 # One request takes milliseconds; joining a group or taking over partitions takes up to two heartbeats of 3 s.
 DEADLINE_S = 30.0
 N_PARTITIONS = 2
-
-
-@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
-def broker(request: pytest.FixtureRequest) -> Broker:
-    if request.param == "memory":
-        return MemoryBroker()
-    return KafkaBroker(request.getfixturevalue("kafka_server"))
 
 
 @pytest.fixture

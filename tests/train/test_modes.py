@@ -56,8 +56,21 @@ def draw(n: int, seed: int, signal: float = 5.0) -> tuple[Floats, Floats, Floats
 
 def learn(n: int = 300, seed: int = 0) -> Modes:
     flux, ivar, z, _ = draw(n, seed)
+    return fitted(flux, ivar, z)
+
+
+def fitted(flux: Floats, ivar: Floats, z: Floats, start: Modes | None = None) -> Modes:
     norm = norm_of(torch.from_numpy(flux), torch.from_numpy(ivar)).numpy()
-    return fit_modes(*rest_binned(flux / norm, ivar * norm**2, z, GROUP), GROUP, seed=1)
+    return fit_modes(*rest_binned(flux / norm, ivar * norm**2, z, GROUP), GROUP, seed=1, start=start)
+
+
+def error_on_new_spectra(modes: Modes) -> float:
+    """Rms error of the fit, in units of the noise of a pixel."""
+    flux, ivar, z, truth = draw(40, seed=5)
+    weights = (modes.columns, grid(), modes.precision)
+    with torch.inference_mode():
+        mean, *_ = Refinement()(*map(torch.from_numpy, (flux, ivar, z, *weights)))
+    return float(np.sqrt(np.mean((mean.numpy() - arms(truth)) ** 2)))
 
 
 MODES = learn()
@@ -112,13 +125,7 @@ def test_the_solution_is_the_posterior_mean() -> None:
 def test_a_model_of_other_spectra_is_left_behind() -> None:
     """Modes learned from the model of other spectra fit new ones as well as modes learned from a guess."""
     flux, ivar, z, _ = draw(300, seed=11)
-    norm = norm_of(torch.from_numpy(flux), torch.from_numpy(ivar)).numpy()
-    modes = fit_modes(*rest_binned(flux / norm, ivar * norm**2, z, GROUP), GROUP, seed=1, start=MODES)
-    new_flux, new_ivar, new_z, truth = draw(40, seed=5)
-    weights = (modes.columns, grid(), modes.precision)
-    with torch.inference_mode():
-        mean, *_ = Refinement()(*map(torch.from_numpy, (new_flux, new_ivar, new_z, *weights)))
-    assert np.sqrt(np.mean((mean.numpy() - arms(truth)) ** 2)) < 0.2
+    assert error_on_new_spectra(fitted(flux, ivar, z, start=MODES)) < 0.2
 
 
 def test_a_spike_does_not_bend_the_model() -> None:
@@ -135,13 +142,7 @@ def test_contamination_does_not_become_a_mode() -> None:
     """With 3 % of the training spectra broken, new spectra are still fitted to a quarter of the noise."""
     flux, ivar, z, _ = draw(300, seed=0)
     flux[:9, 3000:3500] += 60
-    norm = norm_of(torch.from_numpy(flux), torch.from_numpy(ivar)).numpy()
-    modes = fit_modes(*rest_binned(flux / norm, ivar * norm**2, z, GROUP), GROUP, seed=1)
-    new_flux, new_ivar, new_z, truth = draw(40, seed=5)
-    weights = (modes.columns, grid(), modes.precision)
-    with torch.inference_mode():
-        mean, *_ = Refinement()(*map(torch.from_numpy, (new_flux, new_ivar, new_z, *weights)))
-    assert np.sqrt(np.mean((mean.numpy() - arms(truth)) ** 2)) < 0.25
+    assert error_on_new_spectra(fitted(flux, ivar, z)) < 0.25
 
 
 def test_bins_where_some_spectra_stray_far_are_restless() -> None:
@@ -149,8 +150,7 @@ def test_bins_where_some_spectra_stray_far_are_restless() -> None:
     flux, ivar, z, _ = draw(400, seed=4)
     rest = WAVE / (1 + z[:, None])
     flux[:16] += 40 * np.exp(-0.5 * ((rest[:16] - 6564) / 4) ** 2).astype(np.float32)
-    norm = norm_of(torch.from_numpy(flux), torch.from_numpy(ivar)).numpy()
-    modes = fit_modes(*rest_binned(flux / norm, ivar * norm**2, z, GROUP), GROUP, seed=1)
+    modes = fitted(flux, ivar, z)
     wave = GROUP.wave_min * np.exp(GROUP.step * np.arange(GROUP.n_bins))
     near = np.abs(wave - 6564) < 4
     assert (modes.columns[near, QUIET] == 0).all()

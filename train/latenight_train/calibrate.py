@@ -17,7 +17,7 @@ from latenight import petal
 from latenight.calibration import fit_calibration
 from latenight.errors import StartupError
 from latenight.passes import TO_ARMS, ModeGroup, Passes
-from latenight.skyfibres import known_median, sky_sigma
+from latenight.skyfibres import known_median, known_variance, sky_sigma
 from latenight.spectra import N_PIX, SPECTYPES, UNKNOWN
 from latenight.threads import default_threads
 from latenight_train.data import evenly, without_redshift
@@ -64,7 +64,7 @@ def _sky_variance(survey: Survey) -> NDArray[np.float32]:
     rows = evenly(sky if len(sky) else np.flatnonzero(survey.reasons == ""), SKY_SPECTRA)
     ivar = np.array(survey.ivar[rows])
     ivar = ivar[ivar.any(axis=1)]
-    variance = np.where(ivar > 0, 1 / np.where(ivar > 0, ivar, 1), np.nan)
+    variance = known_variance(ivar)
     median = np.nan_to_num(known_median(variance / known_median(variance.T)[:, None]), nan=1.0)
     return np.asarray(median / median.mean(), np.float32)
 

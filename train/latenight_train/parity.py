@@ -10,7 +10,7 @@ import torch
 from latenight.errors import StartupError
 from latenight.passes import read_modes, redshift_and_group
 from latenight.session import Graph
-from latenight.spectra import N_PIX, SPECTYPES, ineligible_reasons
+from latenight.spectra import N_PIX, ineligible_reasons
 from latenight.threads import default_threads
 from latenight_train.export import MODEL_OUTPUTS, REFINEMENT_OUTPUTS, STATISTICS_OUTPUTS
 from latenight_train.refine import Refinement
@@ -39,8 +39,8 @@ def parity(model: Model, golden: Spectra, folder: Path) -> dict[str, float]:
     graph = (model, MODEL_OUTPUTS, folder / "model.onnx")
     found = {"model": _difference(*graph, {**spectra, "group": group}, {}), "refine": 0.0, "statistics": 0.0}
     for modes in read_modes(folder / "modes.npz"):
-        served = (group == SPECTYPES.index(modes.spectype)) & (z >= modes.z_min) & (z < modes.z_max)
-        if not served.any():
+        served = modes.serves(group, z)
+        if not len(served):
             continue
         mine = {name: values[served] for name, values in spectra.items()}
         refine = (Refinement(), REFINEMENT_OUTPUTS, folder / "refine.onnx")

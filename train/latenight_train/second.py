@@ -91,7 +91,7 @@ class Solved:
     change: Tensor
 
     def significance(self, ingredient: int, shapes: Tensor) -> Tensor:
-        """T of patterns shapes (n, T, 1083) times an ingredient, (n, T); NaN where a pattern has no light."""
+        """The t of patterns shapes (n, T, 1083) times an ingredient, (n, T); NaN where a pattern has no light."""
         above = (shapes @ self.products[:, :, ingredient, None])[:, :, 0]
         explained = shapes @ self.projections[:, :, ingredient] @ self.whitener.transpose(1, 2)
         total = (shapes.square() @ self.squares[:, :, ingredient, None])[:, :, 0]
@@ -191,7 +191,7 @@ class SecondSolve(nn.Module):
         )
 
     def slope(self, model: Tensor) -> Tensor:
-        """D model / d ln(wavelength), (N, 8664); 0 at the ends of the arms."""
+        """The derivative of the model by ln(wavelength), (N, 8664); 0 at the ends of the arms."""
         m = model.reshape(-1, 3, PER_ARM * BLOCK)
         inner = functional.pad(m[:, :, 2:] - m[:, :, :-2], (1, 1))
         return inner.reshape(-1, N_BLOCKS * BLOCK) * self.per_ln_wave
