@@ -1,0 +1,105 @@
+"""What is broken in part is judged by what remains; what is unknown or doubtful is judged in a defined way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from latenight.desi import read_coadd
+from latenight.scorer import Scorer, load_scorer
+from latenight.spectra import ARMS, UNKNOWN, WAVE
+from latenight_train.data import without_redshift
+from tests.coadds import REDROCK_NAME, write_coadd
+from tests.fakes import assert_same_tables, make_spectra
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from latenight.spectra import Arm, Spectra
+
+N = 60
+EVERY_FIFTH = np.arange(0, N, 5)
+STRANGE = 1e-5  # the smallest p of a hundred ordinary spectra in the small bundle is 4e-5
+
+
+def galaxies() -> Spectra:
+    """Spectra of one petal; the small bundle has linear modes of galaxies only, and without them it finds little."""
+    return make_spectra(N, seed=9, spectype="GALAXY")
+
+
+@pytest.fixture(scope="module")
+def scorer(bundle: Path) -> Scorer:
+    """A scorer on the untrained bundle."""
+    return load_scorer(bundle, device="cpu", threads=1)
+
+
+def raised(spectra: Spectra, rows: NDArray[np.intp], pixels: slice, sigmas: float) -> Spectra:
+    """The same spectra with the good pixels of some rows so many sigma higher."""
+    flux, ivar = spectra.flux.copy(), spectra.ivar[rows, pixels]
+    sigma = np.divide(1, np.sqrt(ivar), out=np.zeros_like(ivar), where=ivar > 0)
+    flux[rows, pixels] += sigmas * sigma
+    return replace(spectra, flux=flux)
+
+
+def without_arm(spectra: Spectra, row: int, arm: Arm) -> Spectra:
+    """The same spectra, one row without data of an arm."""
+    flux, ivar = spectra.flux.copy(), spectra.ivar.copy()
+    flux[row, arm.pixels] = ivar[row, arm.pixels] = 0
+    return replace(spectra, flux=flux, ivar=ivar)
+
+
+@pytest.mark.parametrize("dead", ARMS, ids=lambda arm: arm.name)
+def test_an_anomaly_beside_a_dead_arm_is_found(scorer: Scorer, dead: Arm) -> None:
+    """A row without one arm is as ordinary as before, and a spike in another arm is found where it is."""
+    alive = next(arm for arm in ARMS if arm is not dead)
+    spectra = without_arm(galaxies(), 1, dead)
+    assert scorer.score(spectra).table["p_value"][1] > 1e-3
+    pixel = alive.start + 1000
+    found = scorer.score(raised(spectra, np.array([1]), slice(pixel, pixel + 2), 12)).table[1]
+    assert found["p_value"] < STRANGE
+    assert found["wavelength"] == pytest.approx(WAVE[pixel], abs=2)
+
+
+FAULTS = {
+    "half of the r arm too high": (slice(ARMS[1].start, ARMS[1].start + 1163), 3.0),
+    "a line left by the sky": (slice(6000, 6004), 12.0),
+    "the blue too low": (slice(0, 600), -3.0),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fifth_of_bad_fibres_stands_out_of_its_petal(scorer: Scorer, fault: str) -> None:
+    """Where a fifth of a petal's fibres has the same fault, these are strange and the others are as before."""
+    before = scorer.score(galaxies()).table
+    after = scorer.score(raised(galaxies(), EVERY_FIFTH, *FAULTS[fault])).table
+    bad = np.isin(np.arange(N), EVERY_FIFTH) & after["eligible"]
+    others = ~bad & after["eligible"]
+    assert after["p_value"][bad].max() < STRANGE
+    assert np.mean(after["p_value"][others] < 1e-3) <= np.mean(before["p_value"][others] < 1e-3) + 0.02
+
+
+def test_without_redrock_a_file_is_scored_in_the_observed_frame(scorer: Scorer, tmp_path: Path) -> None:
+    """A coadd without redrock file is scored as spectra of unknown class and redshift, and finds its spike."""
+    spectra = raised(make_spectra(N, seed=9), np.array([1]), slice(4000, 4002), 15)
+    coadd = write_coadd(tmp_path, spectra)
+    (tmp_path / REDROCK_NAME).unlink()
+    read = read_coadd(coadd)
+    assert (read.table["spectype"] == UNKNOWN).all()
+    found = scorer.score(read).table
+    expected = scorer.score(replace(read, table=without_redshift(spectra.table))).table
+    assert_same_tables(found, expected)
+    assert np.isfinite(found["p_value"][found["eligible"]]).all()
+    assert found["wavelength"][1] == pytest.approx(WAVE[4000], abs=2)
+
+
+def test_a_doubtful_redshift_is_used_as_it_is(scorer: Scorer) -> None:
+    """ZWARN changes no score: redrock's best fit is used, and a wrong one shows as an anomaly."""
+    spectra = make_spectra(N, seed=9)
+    doubtful = spectra.table.copy()
+    doubtful["zwarn"] = 4
+    assert_same_tables(scorer.score(replace(spectra, table=doubtful)).table, scorer.score(spectra).table)
