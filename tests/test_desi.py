@@ -173,6 +173,19 @@ class TestRoundTrip:
         np.testing.assert_array_equal(found.flux, spectra.flux)
         np.testing.assert_array_equal(found.ivar, spectra.ivar)
 
+    def test_scaled_images_are_read_as_their_header_says(self, coadd: Path) -> None:
+        """BSCALE and BZERO of an image change its values, as for every reader of FITS."""
+        with fitsio.FITS(str(coadd), "rw") as fits:
+            fits["R_FLUX"].write_key("BSCALE", 2.0)
+            fits["Z_IVAR"].write_key("BZERO", 1.5)
+        found, (_, r, z) = desi.read_coadd(coadd), ARMS
+        with fitsio.FITS(str(coadd)) as fits:
+            flux, ivar, mask = (fits[name].read() for name in ("R_FLUX", "Z_IVAR", "Z_MASK"))
+        good = found.ivar[:, r.pixels] > 0
+        np.testing.assert_array_equal(found.flux[:, r.pixels][good], flux[good])
+        good = mask == 0
+        np.testing.assert_array_equal(found.ivar[:, z.pixels][good], ivar[good])
+
     def test_without_mask_ivar_alone_tells_the_bad_pixels(self, tmp_path: Path, spectra: Spectra) -> None:
         """In a file without MASK, zero, negative and non-finite ivar and non-finite flux are bad."""
         hdus = {name: hdu for name, hdu in coadd_hdus(spectra).items() if not name.endswith("MASK")}

@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import fitsio
+import numpy as np
 
 from latenight import identity
 from latenight.errors import BadInput, Unavailable
@@ -17,9 +18,8 @@ from latenight.spectra import MAX_ROWS
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
+    from io import BufferedReader
     from pathlib import Path
-
-    import numpy as np
 
 # Everything that fitsio 1.4 was seen to raise on corrupt bytes (make fuzz), and MemoryError for absurd sizes.
 FITSIO_ERRORS = (
@@ -33,6 +33,10 @@ MAX_REPEAT = 256
 MAX_UNZIPPED_BYTES = 2 << 30
 MAX_HDUS = 100  # a coadd has 18
 FITS_MAGIC, GZIP_MAGIC = b"SIMPLE  =", b"\x1f\x8b"
+CARD = 80  # bytes of a line of a header
+# BITPIX of the images that may be read as they lie in the file, unless a card of SCALES changes their values.
+STORED = {-64: ">f8", -32: ">f4", 32: ">i4", 16: ">i2"}
+SCALES = (b"BSCALE", b"BZERO")
 
 
 @contextmanager
@@ -46,7 +50,8 @@ def opened(path: Path) -> Iterator[Fits]:
     if set("[(") & set(str(path)):
         raise BadInput(f"{path}: CFITSIO takes '[' and '(' in a name for a filter or an output; rename it")
     try:
-        with closing(Fits(path, _unzipped_size(path, before.st_size))) as fits:
+        size = _unzipped_size(path, before.st_size)
+        with _open(path) as raw, closing(Fits(path, raw, size)) as fits:
             yield fits
     except BadInput:
         _check_readable(path)  # a failing disk is not the fault of the file
@@ -78,8 +83,9 @@ class _Ahead(fitsio.FITS):  # type: ignore[misc]  # fitsio has no types
 class Fits:
     """An open FITS file whose every complaint names the file and the HDU."""
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, raw: BufferedReader, size: int) -> None:
         self.path = path
+        self._raw = raw
         try:
             self._fits = _Ahead(str(path))
             names = [hdu.get_extname().upper() for hdu in self._fits]
@@ -127,11 +133,13 @@ class Fits:
             raise self.bad(name, "is a compressed image, which DESI does not write; unpack it with funpack")
 
     def image(self, name: str, shape: tuple[int, ...], kinds: str) -> np.ndarray:
-        """An image of the given shape and numpy kinds, in native byte order."""
+        """An image of the given shape and numpy kinds, in the byte order of the file or of this machine."""
         self.check_image(name, shape)
-        values = self._read(name)
+        values = self._stored(name, shape)
+        if values is None:
+            values = self._read(name)
         if values.dtype.kind not in kinds:
-            raise self.bad(name, f"holds {values.dtype}, expected a type of kind {kinds}")
+            raise self.bad(name, f"holds {values.dtype.name}, expected a type of kind {kinds}")
         return values
 
     def columns(self, name: str, wanted: identity.Wanted, n: int | None = None) -> dict[str, np.ndarray]:
@@ -163,6 +171,28 @@ class Fits:
         info: dict[str, Any] = self._infos[name]
         return info
 
+    def _stored(self, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+        """The numbers of an image as they lie in the file; None if it needs CFITSIO.
+
+        fitsio holds the lock of the interpreter while it reads: two threads then read no faster than one (33 and 32 ms
+        a file of 300 spectra). This does not, and takes a third of the time.
+        """
+        info = self._info(name)
+        if info["img_type"] not in STORED or self.path.suffix == ".gz":
+            return None
+        values = np.empty(shape, STORED[info["img_type"]])
+        try:
+            self._raw.seek(info["header_start"])
+            header = self._raw.read(info["data_start"] - info["header_start"])
+            if any(header.startswith(SCALES, at) for at in range(0, len(header), CARD)):
+                return None
+            n_read = self._raw.readinto(values.data)
+        except OSError as error:
+            raise self.bad(name, f"cannot be read: {error.strerror}") from error
+        if n_read != values.nbytes:
+            raise self.bad(name, f"ends after {n_read} of {values.nbytes} bytes")
+        return values
+
     def _read(self, name: str, **options: object) -> np.ndarray:
         try:
             values: np.ndarray = self._hdus[name].read(**options)
@@ -174,6 +204,13 @@ class Fits:
 def _stat(path: Path) -> os.stat_result:
     try:
         return path.stat()
+    except OSError as error:
+        raise Unavailable(f"{path}: {error.strerror}") from error
+
+
+def _open(path: Path) -> BufferedReader:
+    try:
+        return path.open("rb")
     except OSError as error:
         raise Unavailable(f"{path}: {error.strerror}") from error
 
