@@ -52,8 +52,17 @@ check: lint types test ## what CI runs
 # Real DESI files, for the comparison of simulated spectra with them.
 DESI_DATA := $(or $(LATENIGHT_TEST_DATA),../shared/data/desi)
 
-bench: .venv/installed ## measure: reading a petal, the daemon's memory, simulated beside real spectra (build/bench)
+# What the benchmarks score, and with what; make demo writes both.
+BENCH_BUNDLE := demo/bundle
+BENCH_NIGHT := demo/night
+bench: .venv/installed ## ratios measured in turns: reader, score, serve, peers, scale-out, latency, memory (30 minutes)
+	test -f $(BENCH_BUNDLE)/manifest.json || $(MAKE) demo
 	$(BIN)/python -m tests.bench.reader
+	$(BIN)/python -m tests.bench.files $(BENCH_BUNDLE) $(BENCH_NIGHT)
+	$(BIN)/python -m tests.bench.stream $(BENCH_BUNDLE) $(BENCH_NIGHT)
+	$(BIN)/python -m tests.bench.peers $(BENCH_BUNDLE) $(BENCH_NIGHT)
+	$(BIN)/python -m tests.bench.scaleout $(BENCH_BUNDLE) $(BENCH_NIGHT)
+	$(BIN)/python -m tests.bench.latency $(BENCH_BUNDLE) $(BENCH_NIGHT)
 	$(BIN)/python -m tests.bench.endurance
 	if [ -f "$(DESI_DATA)/MANIFEST.tsv" ]; then $(BIN)/python -m tests.bench.compare_simulation build/bench $(DESI_DATA); \
 	else echo "no comparison: no real DESI files at $(DESI_DATA): set LATENIGHT_TEST_DATA" >&2; fi

@@ -55,11 +55,15 @@ def readers(path: Path) -> dict[str, Callable[[], object]]:
         "latenight.wire.decode_spectra": lambda: decode_spectra(inline),
     }
     if find_spec("desispec"):
+        from desispec.coaddition import coadd_cameras
         from desispec.io import read_spectra
 
         skip = ["RESOLUTION", "EXP_FIBERMAP", "SCORES"]
         found["desispec read_spectra"] = lambda: read_spectra(str(path))
         found["desispec read_spectra, no RESOLUTION"] = lambda: read_spectra(str(path), skip_hdus=skip)
+        found["desispec read_spectra + coadd_cameras"] = lambda: coadd_cameras(read_spectra(str(path)))
+    else:
+        print("desispec is not installed (pip install desispec, 800 MB): no comparison with it")
     return found
 
 
