@@ -352,6 +352,28 @@ def test_a_stop_finishes_the_message_and_commits_it(world: World) -> None:
     assert world.n_committed() == len(world.read(TOPICS.scores)) == 6
 
 
+def test_a_swap_waits_for_the_batch_and_its_commit(world: World) -> None:
+    """Asked to leave at any time, the daemon does so only with everything in hand published and committed."""
+    world.announce(*[petal(seed) for seed in range(8)])
+    world.daemon().run(until=lambda: True)
+    assert world.n_committed() == len(world.read(TOPICS.scores)) == 4
+
+
+def test_a_swap_waits_for_what_is_away(world: World) -> None:
+    """While a file or the broker is away the daemon stays: a new process would not start."""
+    failures = iter([True, True])
+
+    def away(message: Message) -> Spectra:
+        if next(failures, False):
+            raise Unavailable("stale file handle")
+        return read(message)
+
+    world.announce(petal(1))
+    world.daemon(away).run(until=lambda: True)
+    assert len(world.stop.waits) == 2
+    assert world.n_committed() == 1
+
+
 def test_what_is_counted_adds_up(world: World) -> None:
     """Spectra, reasons, alerts, dead letters, lag and ages are as published."""
     world.announce(petal(1, spikes=[4]), b"broken")

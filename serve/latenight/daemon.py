@@ -20,6 +20,7 @@ from latenight.outcome import CONTENT_JSON, Desk, Outcome, content_type, deal_wi
 from latenight.policy import PER
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from threading import Event
 
     from latenight.broker import Message, Sink, Source
@@ -68,8 +69,12 @@ class Daemon:
         desk.metrics.alert_budget_ratio.set(desk.budget / PER)
         desk.metrics.model_info.labels(bundle=scorer.bundle_id, provider=scorer.provider).set(1)
 
-    def run(self, *, drain: bool = False) -> None:
+    def run(self, *, drain: bool = False, until: Callable[[], bool] = lambda: False) -> None:
         """Score messages until told to stop, or until what the topic holds now is done.
+
+        Args:
+            drain: end with what the topic holds now.
+            until: asked whenever everything in hand is committed; true ends the loop.
 
         Raises:
             Unavailable: file system or broker stayed away for all retries; nothing of the batch is committed.
@@ -89,6 +94,8 @@ class Daemon:
                     return
                 if self._turn() or not any(self._source.lag().values()):
                     failures = 0
+                if not failures and until():
+                    return
             except Unavailable as error:
                 failures += 1
                 if failures > RETRIES:

@@ -109,6 +109,9 @@ class Metrics:
             "bundle",
             "provider",
         )
+        self.bundles_refused_total = counter(
+            "bundles_refused_total", "Bundles that the link was set to and that failed their proof."
+        )
         self.provider_fallback = gauge(
             "provider_fallback", "1 when a GPU build of the runtime scores on the CPU, else 0."
         )

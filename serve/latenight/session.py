@@ -89,6 +89,11 @@ def _open_session(path: Path, *, device: str, threads: int) -> onnxruntime.Infer
     return session
 
 
+def device_of(provider: str) -> str:
+    """The --device that insists on an execution provider: "cuda" or "cpu"."""
+    return "cuda" if provider == CUDA else "cpu"
+
+
 def fell_back(device: str, provider: str) -> bool:
     """Whether a GPU build that was free to take the GPU runs on the CPU: the driver or a library is missing.
 

@@ -4,7 +4,8 @@ python -m tests.chaos.daemon STEP:N:ACTION serve --bundle . [options of serve]
 
 A batch goes through the STEPS. When it comes to STEP for the N-th time it does ACTION: kill (itself, with -9) or hold
 (says "held" and goes on when a line comes on standard input); "-" stands for no such place. It says "ready" when it
-is about to join its group and "committed" after each transaction that commits offsets.
+is about to join its group and "committed" after each transaction that commits offsets. A bundle is loaded only for its
+id, which the scores bear; the child that proves another one is the real thing.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from latenight import scorer
+from latenight import scorer, swap
 from latenight.broker import kafka
+from latenight.bundle import load_bundle
 from latenight.cli import main
 from tests.fakes import FakeScorer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from latenight.broker import Message
     from latenight.broker.kafka_sink import KafkaSink
     from latenight.scores import Scores
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 STEPS = ("polled", "read", "scored", "produced", "offsets", "committed")
 # The least that brokers allow, so that a member that fell out is missed soon.
 SESSION_MS = MAX_POLL_INTERVAL_MS = 6000
+LOOK_S = 0.2  # between two looks at the link to the bundle
 
 
 def say(line: str) -> None:
@@ -106,7 +111,13 @@ def prepare(place: Place) -> None:
     kafka.KafkaSource.poll = polling  # type: ignore[method-assign]
     kafka.KafkaBroker.sink = publishing  # type: ignore[method-assign]
     kafka.SESSION_MS, kafka.MAX_POLL_INTERVAL_MS = SESSION_MS, MAX_POLL_INTERVAL_MS
-    scorer.load_scorer = lambda *_, **__: Scorer()  # type: ignore[assignment]
+    swap.PERIOD_S = LOOK_S
+    scorer.load_scorer = lambda path, **_: Scorer(bundle_id(path))  # type: ignore[assignment]
+
+
+def bundle_id(path: Path) -> str:
+    """The id of a bundle; rounds without one serve from a folder that is none."""
+    return load_bundle(path).id if (path / "manifest.json").exists() else "fa" * 32
 
 
 def run(place: str, *words: str) -> None:

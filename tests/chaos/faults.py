@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tests.chaos.daemon import SESSION_MS, STEPS
 from tests.chaos.world import DEADLINE_S, LOST, wait_until
+from tests.siblings import corrupt, set_link, sibling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -190,6 +191,28 @@ def files_away(round_: Round, rng: Random) -> None:
     round_.over()
 
 
+def swap(round_: Round, rng: Random) -> None:
+    """The link to the bundle is set to a damaged one and then to a good one; every other time the daemon dies then."""
+    folder = round_.world.folder / round_.prefix
+    folder.mkdir()
+    second, damaged = (make(round_.world.bundle, folder / make.__name__) for make in (sibling, corrupt))
+    link = round_.bundle = set_link(folder / "link", round_.world.bundle)
+    daemon = held(round_, rng)
+    set_link(link, damaged)
+    wait_until(lambda: "bundle refused" in daemon.words(), "a damaged bundle was not refused")
+    set_link(link, second)
+    wait_until(lambda: "bundle swap" in daemon.words(), "a good bundle was not proven")
+    daemon.go_on()
+    if rng.random() < 0.5:
+        time.sleep(rng.uniform(0.0, 1.0))
+        daemon.kill()
+    else:
+        daemon.wait_for("ready", 2)
+        daemon.wait_for("held", 2)
+        daemon.go_on()
+    round_.over()
+
+
 FAULTS: tuple[Fault, ...] = (
     kill,
     broker_killed,
@@ -204,4 +227,5 @@ FAULTS: tuple[Fault, ...] = (
     frozen,
     slow,
     files_away,
+    swap,
 )

@@ -18,6 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
+from tests.bundles import make_bundle
 from tests.chaos.faults import FAULTS
 from tests.chaos.world import Round, World, running_world
 
@@ -83,7 +84,10 @@ def report(figures: Sequence[Figures]) -> str:
 def main(rounds: int = ROUNDS, seed: int = 0) -> None:
     seed = seed or secrets.randbelow(1_000_000_000) + 1
     figures = []
-    with tempfile.TemporaryDirectory() as folder, running_world(Path(folder)) as world:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_world(Path(folder), make_bundle(Path(folder) / "bundle")) as world,
+    ):
         for each in range(seed, seed + rounds):
             print(f"seed {each} {fault_of(each).__name__:14s}", end=" ", flush=True)
             figures.append(run_round(world, fault_of(each), each))

@@ -14,14 +14,15 @@ from tests.kafka_server import require_tools
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.chaos.faults import Fault
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[World]:
     require_tools()
-    with running_world(tmp_path_factory.mktemp("chaos")) as world:
+    with running_world(tmp_path_factory.mktemp("chaos"), bundle) as world:
         yield world
 
 
@@ -32,6 +33,7 @@ SHORT = (
     faults.join,
     faults.twin,
     faults.broker_killed,
+    faults.swap,
 )
 
 

@@ -38,6 +38,7 @@ FIRST_TARGET = 39627000000000000
 # A broker that was killed with -9 and its clients need up to 40 s on two busy cores; the rest is margin.
 DEADLINE_S = 150.0
 STOP_S = 10.0
+NO_BUNDLE = Path()
 LOST = "another process runs as this instance"
 
 
@@ -65,12 +66,14 @@ class World:
         proxy: what clients connect to.
         folder: where the files are; daemons may read below its "redux".
         messages: those of every round, without a topic.
+        bundle: what rounds that swap bundles begin with.
     """
 
     kafka: KafkaServer
     proxy: Proxy
     folder: Path
     messages: list[Record]
+    bundle: Path
 
     @property
     def redux(self) -> Path:
@@ -91,7 +94,7 @@ def make_message(redux: Path, number: int) -> Record:
 
 
 @contextmanager
-def running_world(folder: Path) -> Iterator[World]:
+def running_world(folder: Path, bundle: Path = NO_BUNDLE) -> Iterator[World]:
     """A broker behind a proxy, and the messages of every round."""
     port, controller = free_ports(2)
     proxy = Proxy(port)
@@ -101,7 +104,7 @@ def running_world(folder: Path) -> Iterator[World]:
     try:
         kafka.start()
         messages = [make_message(folder / "redux", number) for number in range(N_MESSAGES)]
-        yield World(kafka, proxy, folder, messages)
+        yield World(kafka, proxy, folder, messages, bundle)
     finally:
         kafka.end()
         proxy.close()
@@ -110,7 +113,15 @@ def running_world(folder: Path) -> Iterator[World]:
 class Daemon:
     """One process of tests.chaos.daemon and what it says."""
 
-    def __init__(self, world: World, prefix: str, instance: str, place: str = "-", log: str = "") -> None:
+    def __init__(
+        self,
+        world: World,
+        prefix: str,
+        instance: str,
+        place: str = "-",
+        log: str = "",
+        bundle: Path = NO_BUNDLE,
+    ) -> None:
         self.instance = instance
         self.log = Path(log or world.folder / f"{prefix}-{instance}.log")
         options = ["--group", prefix, "--instance", instance, "--root", str(world.redux), "--budget", "0.1"]
@@ -122,7 +133,7 @@ class Daemon:
             place,
             "serve",
             "--bundle",
-            ".",
+            str(bundle),
             *options,
             *kafka,
         ]
@@ -152,10 +163,14 @@ class Daemon:
         with self._news:
             return [when for what, when in self._said if what == line]
 
-    def wait_for(self, line: str) -> None:
-        """Wait until it has said this; "ended" is its end."""
+    def wait_for(self, line: str, n: int = 1) -> None:
+        """Wait until it has said this so often; "ended" is its end."""
+
+        def n_said() -> int:
+            return sum(what == line for what, _ in self._said)
+
         with self._news:
-            said = self._news.wait_for(lambda: any(what == line for what, _ in self._said), DEADLINE_S)
+            said = self._news.wait_for(lambda: n_said() >= n, DEADLINE_S)
         assert said, f"{self.instance} never said {line}: {self.words()}"
 
     def go_on(self) -> None:
@@ -199,12 +214,14 @@ class Round:
         prefix: of the round's topics.
         daemons: all that were started, dead or alive.
         released: monotonic time when the fault was over.
+        bundle: what daemons serve, a folder that is none unless a fault swaps bundles.
     """
 
     world: World
     prefix: str
     daemons: list[Daemon] = field(default_factory=list)
     released: float = 0.0
+    bundle: Path = NO_BUNDLE
 
     def __post_init__(self) -> None:
         self.broker = KafkaBroker(self.world.address)
@@ -217,7 +234,7 @@ class Round:
 
     def start(self, instance: str = "a", place: str = "-", log: str = "") -> Daemon:
         """Start a daemon."""
-        self.daemons.append(Daemon(self.world, self.prefix, instance, place, log))
+        self.daemons.append(Daemon(self.world, self.prefix, instance, place, log, self.bundle))
         return self.daemons[-1]
 
     def over(self) -> None:

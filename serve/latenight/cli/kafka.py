@@ -79,21 +79,26 @@ def serve(
     budget: float,
     max_dead_ratio: float,
 ) -> None:
-    """Score spectra from Kafka as they come, and publish scores and alerts."""
+    """Score spectra from Kafka as they come, and publish scores and alerts.
+
+    Where BUNDLE is a link and is set to another bundle, that one is proven in the background and taken over.
+    """
     from latenight.daemon import Daemon
     from latenight.health import Health, serve_http
     from latenight.inbox import read_message
     from latenight.metrics import Metrics
     from latenight.outcome import Desk
     from latenight.scorer import load_scorer
-    from latenight.session import fell_back
+    from latenight.session import device_of, fell_back
+    from latenight.swap import execute_again, proving
     from latenight.watchdog import watched
 
     stop, metrics, health = stop_on_signals(), Metrics(), Health()
     with ExitStack() as stack:
         if metrics_address is not None:
             stack.enter_context(serve_http(metrics_address, metrics, health))
-        scorer = load_scorer(bundle, device=device, threads=threads)
+        served = bundle.resolve()  # once: what follows is of one bundle, whatever becomes of the link
+        scorer = load_scorer(served, device=device, threads=threads)
         health.is_loaded = True
         metrics.provider_fallback.set(fell_back(device, scorer.provider))
         if missing := broker.missing(list(topics.settings())):
@@ -111,7 +116,19 @@ def serve(
             budget,
             metrics,
         )
-        Daemon(source, sink, desk, health=health, stop=stop, max_dead_ratio=max_dead_ratio).run(drain=drain)
+        proven = stack.enter_context(
+            proving(
+                bundle,
+                served,
+                bundle_id=scorer.bundle_id,
+                device=device_of(scorer.provider),
+                refused=metrics.bundles_refused_total.inc,
+            )
+        )
+        daemon = Daemon(source, sink, desk, health=health, stop=stop, max_dead_ratio=max_dead_ratio)
+        daemon.run(drain=drain, until=proven.is_set)
+    if proven.is_set():
+        execute_again(stop)
 
 
 @main.command()
