@@ -113,6 +113,20 @@ def test_a_fault_raises_its_own_statistic(name: str) -> None:
         np.testing.assert_allclose(of(waves, name), WAVE[4000], atol=0.01)
 
 
+def test_lines_may_miss_their_strength_by_a_part_of_it() -> None:
+    """A line that is 15 % stronger than its model by 12 sigma is ordinary; the same excess without a line is not."""
+    at = np.abs(WAVE - 6400) < 6
+
+    def strongest(line: float) -> float:
+        rows = inputs(20, seed=5)
+        rows["mean"][:, np.abs(WAVE_JOINT - 6400) < 6] += line
+        rows["flux"] = (rows["flux"] + np.where(at, line + 4.0, 0)).astype(np.float32)
+        return float(np.median(of(statistics(rows)[0], "scan16+")))
+
+    assert strongest(0.0) > 10
+    assert strongest(27.0) < 5
+
+
 def test_what_modes_and_calibration_explain_is_no_anomaly() -> None:
     """A mode in a spectrum, and a gain of an arm by 1 %, change no statistic by more than a few tenths."""
     rows = inputs(20, seed=4)

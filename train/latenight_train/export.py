@@ -10,6 +10,7 @@ import torch
 
 from latenight.spectra import N_JOINT, N_PIX
 from latenight_train.modes import N_COLUMNS, N_MODES
+from latenight_train.slices import with_slices
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,4 +95,5 @@ def _export(
             output_names=list(outputs),
             dynamic_axes={**dynamic, **{name: {0: "n"} for name in outputs}},
         )
+    onnx.save(with_slices(onnx.load(str(path))), str(path))
     onnx.checker.check_model(str(path), full_check=True)

@@ -2,7 +2,7 @@
 
 A spectrum is its group's modes B, as in pass 1, and modes O of an imperfect calibration of this one object: gains
 of arms and smooth gains (times the reconstruction), a shift in wavelength, a smooth error of the sky. With
-M = [B, O], weights W = 1 / (1/ivar + variance) and priors P,
+M = [B, O], weights W = 1 / (1/ivar + variance + line errors) and priors P,
 
     residual r = y - M c,  c = (M'WM + P)^-1 M'Wy,
 
@@ -44,7 +44,10 @@ STEPS = 2  # of the solve, each for the change: what float32 lost in the first i
 ARM_GAIN, SMOOTH_GAIN, SHIFT, SKY = 0.008, 0.01, 1.5e-4, 0.05
 N_GAINS, N_SKIES = 10, 7
 SIZE = N_MODES + N_GAINS + 1 + N_SKIES
-LINE_BLOCKS = 15  # 96 A: the dark sky around a line
+LINE_BLOCKS = 15  # 96 A: the dark sky, or the continuum, around a line
+# No linear model knows every line to the end: what it misses grows with the line. As a part of the line's strength;
+# recall at 1 % false alerts on a simulated night with 0, .08, .15 and .3: .348, .362, .378 and .364.
+LINE_ERROR = 0.15
 
 # What a pattern is made of, and with it the weights of block sums: 1 in sigma, W times model, sky, slope of the
 # model, sky lines, and 1.
@@ -157,6 +160,7 @@ class SecondSolve(nn.Module):
         model, sky = stacked(to_arms(mean) / norm), stacked(sky / norm)
         y = good * (stacked(flux / norm) - model)
         s2 = stacked(to_arms(variance) / (norm * norm))
+        s2 = s2 + (LINE_ERROR * (model - self.surroundings(model))).square()
         weight = good / (1 / torch.where(scaled_ivar > 0, scaled_ivar, torch.ones(())) + s2)
         root = weight.sqrt()
         robust = weight * (OUTLIER / (y.abs() * root).clamp(min=OUTLIER))
@@ -196,11 +200,15 @@ class SecondSolve(nn.Module):
         inner = functional.pad(m[:, :, 2:] - m[:, :, :-2], (1, 1))
         return inner.reshape(-1, N_BLOCKS * BLOCK) * self.per_ln_wave
 
+    def surroundings(self, values: Tensor) -> Tensor:
+        """Running mean of LINE_BLOCKS blocks, (N, 8664)."""
+        means = by_arm(block_sums(values)) / BLOCK
+        around = functional.avg_pool1d(means, LINE_BLOCKS, 1, LINE_BLOCKS // 2, count_include_pad=False)
+        return spread(around.reshape(-1, N_BLOCKS))
+
     def line_excess(self, sky: Tensor) -> Tensor:
         """By how much the sky's lines stand out, (N, 8664), in the unit of sky."""
-        means = by_arm(block_sums(sky)) / BLOCK
-        around = functional.avg_pool1d(means, LINE_BLOCKS, 1, LINE_BLOCKS // 2, count_include_pad=False)
-        around = spread(around.reshape(-1, N_BLOCKS)).clamp(min=1e-9)
+        around = self.surroundings(sky).clamp(min=1e-9)
         excess = sky * sky / around - around
         # Where there are no lines, rounding leaves 1e-7 of the sky, which is no pattern.
         return torch.where(excess > 0.01 * around, excess, torch.zeros(()))
