@@ -130,6 +130,7 @@ class FakeScorer:
         scores["channel"] = CHANNELS[int(p_channels.argmin())]
         scores["p_value"] = uniform[0] * 1e-9 if is_spiked else uniform[0]
         scores["p_extrapolated"] = is_spiked
+        scores["artefact_probability"] = 0.75 if is_spiked else 0.25
         scores["snr"] = np.mean(significance[ivar > 0])
         scores["log_prob"], scores["chi2"], scores["knn_distance"] = (
             -1.0 - uniform[1],

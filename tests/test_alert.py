@@ -288,7 +288,7 @@ def fill(dtype: np.dtype[Any], data: st.DataObject) -> np.ndarray:
     """One row in which every column holds any value of its type."""
     row = np.zeros(1, dtype)
     for name in dtype.names or ():
-        if name.startswith("p_") and dtype[name].kind == "f":
+        if name.startswith(("p_", "artefact_p")) and dtype[name].kind == "f":
             row[name] = data.draw(PROBABILITY)
         elif dtype[name].kind == "f":
             row[name] = data.draw(ANY_FLOAT)

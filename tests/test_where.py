@@ -35,6 +35,7 @@ ALERT: dict[str, Any] = {
         "target.fiber == None",
         "target.fiber != 5",
         "-1 < redrock.z",
+        "explain.triage.label in ('unclear', 'physical')",
         "target.program",
         "True",
     ],

@@ -15,6 +15,7 @@ from latenight.lines import nearby_features
 from latenight.links import inspector_link, legacy_viewer_link, plot_command
 from latenight.scores import CHANNELS
 from latenight.spectra import ARM_EDGES, ARMS, MISSING, N_JOINT, PIXEL
+from latenight.triage import label
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -235,6 +236,10 @@ def _explain(score: np.void, z: float) -> dict[str, Any]:
             )
         ],
         "arm_chi2": {arm.name: _number(score[f"arm_chi2_{arm.name}"]) for arm in ARMS},
+        "triage": {
+            "label": label(float(score["artefact_probability"])),
+            "artefact_probability": _number(score["artefact_probability"]),
+        },
     }
 
 

@@ -15,6 +15,7 @@ from latenight.petal import Learned
 from latenight.scores import CHANNELS, Scores, empty_scores
 from latenight.spectra import ARMS, N_JOINT, ineligible_reasons
 from latenight.threads import default_threads
+from latenight.triage import artefact_probability
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from latenight.bundle import Bundle
+    from latenight.calibration import PValues
     from latenight.passes import Statistics
     from latenight.spectra import Spectra
 
@@ -67,11 +69,17 @@ class Scorer:
             recon, recon_sigma = statistics.mean[explained], np.sqrt(statistics.variance[explained])
         return Scores(table, rows[explained], recon, recon_sigma, self.bundle_id, self.provider)
 
+    def p_values(self, spectra: Spectra) -> tuple[NDArray[np.intp], PValues]:
+        """The eligible rows of a message, (n,), and the p-values of all their statistics."""
+        reasons = ineligible_reasons(spectra)
+        statistics = self._passes(spectra, reasons)
+        return np.flatnonzero(reasons == ""), _calibrated(self._calibration, statistics)
+
 
 def calibrated_scores(tables: calibration.Calibration, statistics: Statistics) -> np.ndarray:
     """The rows of the scores table, (n,) of dtype SCORES, for the statistics of n eligible spectra."""
     table = empty_scores(np.full(len(statistics.group), ""))
-    p = calibration.calibrated(tables, statistics.stacked(), statistics.group, statistics.snr)
+    p = _calibrated(tables, statistics)
     for name in ("snr", "log_prob", "chi2", "knn_distance"):
         table[name] = statistics.named(name) if name in NAMES else getattr(statistics, name)
     for arm in ARMS:
@@ -80,12 +88,17 @@ def calibrated_scores(tables: calibration.Calibration, statistics: Statistics) -
         table[f"p_{channel}"] = p.channels[:, k]
     table["p_value"] = p.p_value
     table["p_extrapolated"] = p.beyond
+    table["artefact_probability"] = artefact_probability(p.statistics)
     winner = p.channels.argmin(axis=1)
     table["channel"] = np.array(CHANNELS)[winner]
     best = np.where(winner[:, None] == FAMILY, p.statistics, np.inf).argmin(axis=1)
     for name, values in _what_and_where(statistics, best).items():
         table[name] = values
     return table
+
+
+def _calibrated(tables: calibration.Calibration, statistics: Statistics) -> PValues:
+    return calibration.calibrated(tables, statistics.stacked(), statistics.group, statistics.snr)
 
 
 def _what_and_where(statistics: Statistics, best: NDArray[np.intp]) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """Which alerts a subscriber wants: a small language of comparisons on the fields of the packet.
 
     scores.p_value < 1e-4 and target.program == 'dark'
-    redrock.spectype in ('QSO', 'STAR') and not quality.p_extrapolated
+    redrock.spectype in ('QSO', 'STAR') and explain.triage.label != 'artefact'
     20260101 <= night <= 20260131
     kind == 'group'
 

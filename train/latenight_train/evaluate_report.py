@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from latenight.triage import LABELS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -26,6 +28,7 @@ def markdown(evaluation: Mapping[str, Any]) -> str:
         "Recall at 1 % by matched-filter S/N of the anomaly": bins_table(evaluation["by_amplitude"]),
         "Recall at 1 % by S/N of the spectrum": bins_table(evaluation["by_snr"]),
         "Strongest channel of the alerts at 1 %": winners_table(evaluation),
+        "Triage of the alerts at 1 %": triage_table(evaluation),
     }
     sections = [f"## {title}\n{body}" for title, body in parts.items()]
     return "\n\n".join([head, *sections, _closing(evaluation)]) + "\n"
@@ -117,6 +120,20 @@ def winners_table(evaluation: Mapping[str, Any]) -> str:
         for kind, counts in winners.items()
     ]
     return table(["kind", *channels], rows)
+
+
+def triage_table(evaluation: Mapping[str, Any]) -> str:
+    """How often the alerts of each family and kind are called artefact, physical or unclear."""
+    found = evaluation["triage"]
+    rows = {f"all {name}": counts for name, counts in found["families"].items()}
+    rows |= {kind or "(false alerts)": counts for kind, counts in found["kinds"].items()}
+    body = table(
+        ["kind", *LABELS], [[name, *(str(counts[text]) for text in LABELS)] for name, counts in rows.items()]
+    )
+    return (
+        f"Right are {number(found['accuracy'])} of the artefacts and physical anomalies that are called one or the "
+        f"other; unclear are {number(found['unclear'])}.\n\n{body}"
+    )
 
 
 def _closing(evaluation: Mapping[str, Any]) -> str:

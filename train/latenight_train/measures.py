@@ -23,6 +23,7 @@ from latenight_train.recall import (
     threshold,
     wilson,
 )
+from latenight_train.triaged import confusion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,6 +73,7 @@ def measured(trials: np.ndarray, seed: int) -> dict[str, Any]:
         "rank_correlation": correlations(trials[~injected]),
         "purity": _purity(rng, trials["kind"], scores),
         "winners": winners(trials, p_value),
+        "triage": confusion(trials, p_value > threshold(p_value[~injected], RATE)),
     }
 
 
