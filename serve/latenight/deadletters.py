@@ -27,7 +27,7 @@ def dead_letter(topic: str, message: Message, stage: str, reason: str) -> Record
     Args:
         topic: of the dead letters.
         message: what was refused.
-        stage: where: "read" or "score".
+        stage: where: "decode", "read" or "score".
         reason: why, in words.
     """
     why = {
@@ -51,8 +51,12 @@ def original(letter: Message, topic: str) -> Record:
         topic: where it shall go.
 
     Raises:
-        BadInput: it is no dead letter of ours.
+        BadInput: it is no dead letter of ours, or holds what could not be decoded.
     """
+    if (PREFIX + "stage", b"decode") in _why(letter):
+        raise BadInput(
+            f"{letter}: holds a record that could not be decoded: there is no message to send again"
+        )
     return Record(topic, letter.key, letter.value, letter.headers[: -len(_why(letter))])
 
 

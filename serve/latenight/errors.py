@@ -5,6 +5,7 @@ LatenightError
 |-- Unavailable         something outside is away for now: retry with backoff, nothing is committed
 |   `-- Gone            a file is missing on a file system that is there: dead letter if it stays so
 |-- StartupError        the daemon cannot do its job: exit 3
+|-- Damaged             the broker's own data cannot be read: exit 1, says where and how to pass over them
 `-- TooManyDeadLetters  the dead-letter ratio is over its cap: exit 4, the topic is not drained
 """
 
@@ -31,6 +32,10 @@ class StartupError(LatenightError):
     """The daemon cannot start: bundle, device, configuration or broker are not usable."""
 
     exit_code = 3
+
+
+class Damaged(LatenightError):
+    """What the broker has stored cannot be read; nobody but its operators can decide to leave it out."""
 
 
 class TooManyDeadLetters(LatenightError):

@@ -67,7 +67,7 @@ class Metrics:
         self.dead_letters_total = counter(
             "dead_letters_total",
             "Messages set aside as bad input, by the stage that refused.",
-            stage=("read", "score"),
+            stage=("decode", "read", "score"),
         )
         self.alerts_published_total = counter(
             "alerts_published_total", "Alert packets published, by kind.", kind=("spectrum", "group")

@@ -83,7 +83,7 @@ class Outcome:
     Attributes:
         message: the message.
         records: its scores and alerts, or its dead letter.
-        rejected: the stage that refused it ("read", "score"), "" if none did.
+        rejected: the stage that refused it ("decode", "read", "score"), "" if none did.
         night: night of the first spectrum, -1 if unknown.
         reasons: reason -> number of spectra, "" for those that are eligible.
         n_scored: spectra that got a p_value.
@@ -135,6 +135,8 @@ def deal_with(desk: Desk, message: Message) -> Outcome:
     Raises:
         Unavailable: the file cannot be read now.
     """
+    if message.damage:
+        return _reject(desk, message, "decode", BadInput(message.damage))
     try:
         with desk.metrics.stage_duration_seconds.labels(stage="read").time():
             spectra = desk.read(message)

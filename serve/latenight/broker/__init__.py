@@ -31,6 +31,7 @@ class Message:
         value: its payload.
         headers: (name, value) pairs in the order they were published.
         timestamp_ms: when it was published, milliseconds since 1970 UTC.
+        damage: why the client could not decode it, "" if it could; the payload then is the stored record.
     """
 
     topic: str
@@ -40,6 +41,7 @@ class Message:
     value: bytes
     headers: Headers
     timestamp_ms: int
+    damage: str = ""
 
     def header(self, name: str) -> str:
         """The last header of that name, "" without one."""

@@ -13,6 +13,7 @@ from kafka.structs import MemberState, OffsetAndMetadata, TopicPartition
 
 from latenight.broker import Consumed, Message, Partition, Start, next_offsets
 from latenight.broker.kafka_errors import translated
+from latenight.broker.kafka_records import Undecodable
 from latenight.broker.kafka_sink import KafkaSink
 from latenight.broker.topics import MAX_RECORD_BYTES, MIB
 from latenight.errors import StartupError, Unavailable
@@ -269,7 +270,8 @@ def _message(record: Any) -> Message:
         partition=record.partition,
         offset=record.offset,
         key=record.key,
-        value=record.value or b"",
+        value=bytes(record.value or b""),
         headers=tuple((name, text or b"") for name, text in record.headers),
         timestamp_ms=record.timestamp,
+        damage=record.value.reason if isinstance(record.value, Undecodable) else "",
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kafka.errors import (
     AuthorizationError,
     CommitFailedError,
+    CorruptRecordError,
     IllegalGenerationError,
     KafkaError,
     RebalanceInProgressError,
@@ -17,7 +18,7 @@ from kafka.errors import (
 )
 
 from latenight.broker import PlaceLost
-from latenight.errors import StartupError, Unavailable
+from latenight.errors import Damaged, StartupError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +42,7 @@ def translated(what: str) -> Iterator[None]:
     Raises:
         PlaceLost: another process runs under the same instance name.
         StartupError: the broker denies access.
+        Damaged: what the broker sent has another checksum than what was stored.
         Unavailable: it may work later. Any other KafkaError is a bug and passes unchanged.
     """
     try:
@@ -54,6 +56,13 @@ def translated(what: str) -> Iterator[None]:
             ) from error
         if isinstance(error, (AuthorizationError, SaslAuthenticationFailedError)):
             raise StartupError(f"{text}; check --client-config and the access rules of the broker") from error
+        if isinstance(error, CorruptRecordError):
+            # This process must end: after such an error kafka-python 3.0.12 reads on for ever without a result.
+            raise Damaged(
+                f"{text}; if this comes again, the broker's disk is damaged: mend it, or let the group pass over the "
+                "batch while its daemons are stopped: kafka-consumer-groups.sh --group GROUP --topic TOPIC:PARTITION "
+                "--reset-offsets --to-offset OFFSET+1 --execute (higher if the batch holds more)"
+            ) from error
         if error.retriable or isinstance(error, TRANSIENT):
             raise Unavailable(text) from error
         raise
