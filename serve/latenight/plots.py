@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from latenight.lines import lines_in_range
 from latenight.spectra import ARMS, N_PIX, WAVE, WAVE_JOINT
+from latenight.triage import label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -186,7 +187,8 @@ def _title(spectra: Spectra, scores: Scores, row: int, note: str) -> str:
     place = f"tile {table['tileid']} petal {table['petal']} fiber {table['fiber']} night {table['night']}"
     sigma = score["sign"] * score["sigma"]
     window = f"{score['wavelength']:.1f} A, {score['width']:.1f} A wide, {sigma:+.1f} sigma"
-    verdict = f"p={score['p_value']:.2g} by {score['channel']}   chi2={score['chi2']:.3g}   window {window}"
+    triage = label(float(score["artefact_probability"]))
+    verdict = f"p={score['p_value']:.2g} by {score['channel']} ({triage})   chi2={score['chi2']:.3g}   window {window}"
     redrock = f"{table['spectype']} z={table['z']:.4f} ZWARN={table['zwarn']}"
     lines = (
         f"TARGETID {table['targetid']}   {place}   bundle {scores.bundle_id[:12]}",

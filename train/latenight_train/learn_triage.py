@@ -83,7 +83,7 @@ def anomalies_that_alert(scorer: Scorer, versions: Iterable[Injected]) -> tuple[
     """Kinds (n,) and p-values of all statistics (n, C) of the injected anomalies with p_value < ALERTS."""
     kinds, values = [], []
     for version in versions:
-        if version.round:
+        if version.round and version.truth["counts"].any():
             rows, p = scorer.p_values(version.spectra)
             truth = version.truth[rows]
             alerts = truth["counts"] & (truth["kind"] != "") & (p.p_value < ALERTS)
