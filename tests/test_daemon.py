@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from latenight.broker import Consumed, Partition, Sink, Source
+    from latenight.scores import Scores
     from latenight.spectra import Spectra
 
 TOPICS = Topics("t")
 N = 20  # spectra of a message: 2 sky fibres, 1 without data, 17 eligible
 BUDGET = 0.1  # only spikes alert
+DEADLINE_S = 60.0
 
 
 class NoWait(Event):
@@ -186,8 +188,8 @@ def test_a_file_that_is_gone_is_waited_for_and_then_a_dead_letter(world: World) 
     """Until GONE_AFTER_S after its announcement it is looked for again, then its neighbours go on without it."""
 
     def gone(message: Message) -> Spectra:
-        world.clock[0] += GONE_AFTER_S / 4
         if message.offset == 0:
+            world.clock[0] += GONE_AFTER_S / 4
             raise Gone("no such file")
         return read(message)
 
@@ -340,15 +342,19 @@ def test_a_drain_ends_with_what_the_topic_held_at_the_start(world: World) -> Non
 
 
 def test_a_stop_finishes_the_message_and_commits_it(world: World) -> None:
-    """Told to stop while it reads, the daemon publishes what it has begun, and leaves the rest of the batch."""
+    """Told to stop while it scores, the daemon publishes what it has begun, and leaves the rest of the batch."""
 
-    def stopping(message: Message) -> Spectra:
-        if message.offset == 5:
-            world.stop.set()
-        return read(message)
+    class Stopping(FakeScorer):
+        n = 0
+
+        def score(self, spectra: Spectra, explain_below: float = 0.0) -> Scores:
+            self.n += 1
+            if self.n == 6:
+                world.stop.set()
+            return super().score(spectra, explain_below)
 
     world.announce(*[petal(seed) for seed in range(8)])
-    world.daemon(stopping).run()
+    world.daemon(scorer=Stopping()).run()
     assert world.n_committed() == len(world.read(TOPICS.scores)) == 6
 
 
@@ -372,6 +378,26 @@ def test_a_swap_waits_for_what_is_away(world: World) -> None:
     world.daemon(away).run(until=lambda: True)
     assert len(world.stop.waits) == 2
     assert world.n_committed() == 1
+
+
+def test_a_petal_is_read_while_the_one_before_is_scored(world: World) -> None:
+    """The reader of the second message is done before the scores of the first are."""
+    second_read = Event()
+
+    def reading(message: Message) -> Spectra:
+        spectra = read(message)
+        if message.offset == 1:
+            second_read.set()
+        return spectra
+
+    class Waiting(FakeScorer):
+        def score(self, spectra: Spectra, explain_below: float = 0.0) -> Scores:
+            assert second_read.wait(DEADLINE_S)
+            return super().score(spectra, explain_below)
+
+    world.announce(petal(1), petal(2))
+    world.daemon(reading, Waiting()).run(drain=True)
+    assert [m.header("input") for m in world.read(TOPICS.scores)] == ["t.spectra/0/0", "t.spectra/0/1"]
 
 
 def test_what_is_counted_adds_up(world: World) -> None:

@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import latenight
+from latenight.ahead import ahead
 from latenight.broker import Partition, Record, has_reached
 from latenight.errors import TooManyDeadLetters, Unavailable
-from latenight.outcome import CONTENT_JSON, Desk, Outcome, content_type, deal_with
+from latenight.outcome import CONTENT_JSON, Desk, Outcome, content_type, deal_with, read
 from latenight.policy import PER
 
 if TYPE_CHECKING:
@@ -124,8 +125,10 @@ class Daemon:
     def _deal_with(self, messages: list[Message]) -> list[Outcome]:
         """What becomes of the messages, or of those before a stop: a batch may take longer than a stop may."""
         outcomes = []
-        for message in messages:
-            outcomes.append(deal_with(self._desk, message))
+        # All are read while the first is scored: a poll is small, and a file system that sleeps wakes up once.
+        reading = ahead(lambda message: read(self._desk, message), messages, len(messages))
+        for message, spectra in reading:
+            outcomes.append(deal_with(self._desk, message, spectra.result))
             if self._stop.is_set():
                 break
         return outcomes

@@ -129,8 +129,23 @@ class Desk:
     repeats: Repeats = field(default_factory=Repeats)
 
 
-def deal_with(desk: Desk, message: Message) -> Outcome:
-    """Read, score and judge one message; bad input becomes a dead letter, and so does a file that is gone.
+def read(desk: Desk, message: Message) -> Spectra:
+    """The spectra of a message; in any thread.
+
+    Raises:
+        BadInput, Gone, Unavailable: as Desk.read.
+    """
+    with desk.metrics.stage_duration_seconds.labels(stage="read").time():
+        return desk.read(message)
+
+
+def deal_with(desk: Desk, message: Message, spectra_of: Callable[[], Spectra]) -> Outcome:
+    """Score and judge one message; bad input becomes a dead letter, and so does a file that is gone.
+
+    Args:
+        desk: what it takes.
+        message: the message.
+        spectra_of: gives its spectra, or raises what `read` raised.
 
     Raises:
         Unavailable: the file cannot be read now.
@@ -138,8 +153,7 @@ def deal_with(desk: Desk, message: Message) -> Outcome:
     if message.damage:
         return _reject(desk, message, "decode", BadInput(message.damage))
     try:
-        with desk.metrics.stage_duration_seconds.labels(stage="read").time():
-            spectra = desk.read(message)
+        spectra = spectra_of()
     except BadInput as error:
         return _reject(desk, message, "read", error)
     except Gone as error:

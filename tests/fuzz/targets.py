@@ -97,7 +97,7 @@ class Bench:
             EVERYTHING_ALERTS,
             Metrics(),
         )
-        assert deal_with(desk, message).records
+        assert deal_with(desk, message, lambda: desk.read(message)).records
 
 
 _CONTENTS: dict[Path, bytes] = {}
