@@ -13,12 +13,14 @@ from click.testing import CliRunner
 
 from latenight import announce
 from latenight.announce import REDROCK_TIMEOUT_S, Watch
+from latenight.broker import Record
 from latenight.broker.memory import MemoryBroker
 from latenight.broker.topics import Topics
 from latenight.cli import main
 from latenight.errors import BadInput, Unavailable
 from latenight.inbox import read_message
 from latenight.pointer import CONTENT_POINTER, decode_pointer
+from latenight.progress import Progress
 from latenight.wire import CONTENT_ARROW, decode_spectra
 from tests.coadds import NAME, REDROCK_NAME, coadd_hdus, write_coadd, write_hdus
 from tests.fakes import make_spectra
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
-    from latenight.broker import Consumed, Message, Record
+    from latenight.broker import Consumed, Message
 
 
 class FakeClock:
@@ -233,6 +235,38 @@ class TestCommand:
         """`--files-from -` reads paths from standard input."""
         assert self.run("--files-from", "-", stdin=f"{coadd}\n").exit_code == 0
         assert len(self.published(broker)) == 1
+
+    def test_an_interrupted_announcement_goes_on(self, broker: MemoryBroker, tmp_path: Path) -> None:
+        """With --resume what the topic names is left out; what is new or was written again is announced, in order."""
+        names = [f"coadd-{petal}-1000-thru20260101.fits" for petal in range(4)]
+        paths = [write_coadd(tmp_path, make_spectra(1, seed=1), name) for name in names]
+        self.run(paths[2], paths[0])
+        os.utime(paths[2], (2e9, 2e9))
+        broker.sink().publish(
+            [Record("t.spectra", b"k", b"broken", (("content-type", CONTENT_POINTER.encode()),))]
+        )
+        result = self.run("--resume", "--files-from", "-", stdin="".join(f"{path}\n" for path in paths[::-1]))
+        assert (result.exit_code, result.stdout) == (0, "")
+        announced = [decode_pointer(message.value).path for message in self.published(broker)[3:]]
+        assert announced == [str(paths[n]) for n in (3, 2, 1)]
+        assert self.run("--resume", tmp_path).exit_code == 0
+        assert len(self.published(broker)) == 6
+
+    @pytest.mark.parametrize("option", [["--watch"], ["--payload", "inline"]])
+    def test_only_pointers_can_be_resumed(self, broker: MemoryBroker, coadd: Path, option: list[str]) -> None:
+        """Inline messages do not say which version of a file they held, and a watch has no end: usage errors."""
+        assert self.run("--resume", coadd, *option).exit_code == 2
+
+    def test_a_long_announcement_tells_how_far_it_is(
+        self, coadd: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Now and then a line of the log says how many coadds are announced, left, and the seconds still to go."""
+        caplog.set_level("INFO")
+        clock = FakeClock()
+        paths = announce.paced([coadd] * 4, 1 / 25, clock, clock.wait)
+        assert list(announce.with_progress(paths, 4, Progress(clock))) == [coadd] * 4
+        (fields,) = [record.__dict__["fields"] for record in caplog.records if record.message == "announcing"]
+        assert fields == {"done": 3, "left": 1, "per_second": 0.04, "eta_s": 25}
 
     def test_broken_files_are_an_error_at_the_end(self, broker: MemoryBroker, coadd: Path) -> None:
         """A file that cannot be announced makes the exit code 1, after the others were published."""

@@ -19,6 +19,7 @@ from latenight.errors import BadInput, Gone, TooManyDeadLetters, Unavailable
 from latenight.health import Health
 from latenight.metrics import Metrics
 from latenight.outcome import GONE_AFTER_S, Desk
+from latenight.progress import PERIOD_S
 from latenight.wire import CONTENT_ARROW, decode_scores, decode_spectra, encode_spectra
 from tests.fakes import FakeScorer, add_spikes, make_spectra
 
@@ -446,6 +447,21 @@ def test_a_heartbeat_is_published_once_a_minute(world: World) -> None:
     beats = [json.loads(message.value) for message in world.read(TOPICS.status)]
     assert [(beat["scored"], beat["lag"]) for beat in beats] == [(4, 8), (8, 4), (12, 0)]
     assert beats[0]["bundle"] == FakeScorer().bundle_id
+
+
+def test_a_backlog_tells_when_it_will_be_over(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Once a minute, while messages wait: how many are done and left, how fast, and the seconds still to go."""
+    caplog.set_level(logging.INFO)
+
+    class Slow(FakeScorer):
+        def score(self, spectra: Spectra, explain_below: float = 0.0) -> Scores:
+            world.clock[0] += PERIOD_S / 8
+            return super().score(spectra, explain_below)
+
+    world.announce(*[encode_spectra(make_spectra(1, 3))] * 16)  # a batch of four takes half a minute
+    world.daemon(scorer=Slow()).run(drain=True)
+    (fields,) = [record.__dict__["fields"] for record in caplog.records if record.message == "backlog"]
+    assert fields == {"done": 8, "left": 8, "per_second": 0.133, "eta_s": 60}
 
 
 def test_each_batch_is_one_line_in_the_log(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,24 +8,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from latenight.broker import Record
+from latenight.broker import Record, until_now
 from latenight.broker.topics import MAX_MESSAGE_BYTES
 from latenight.desi import describe, find_coadds, read_coadd, redrock_beside
 from latenight.errors import BadInput, Unavailable
-from latenight.pointer import CONTENT_POINTER, Pointer, encode_pointer
+from latenight.pointer import CONTENT_POINTER, Pointer, decode_pointer, encode_pointer
 from latenight.wire import CONTENT_ARROW, encode_spectra
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from latenight.broker import Sink
+    from latenight.broker import Message, Sink, Source
+    from latenight.progress import Progress
 
 log = logging.getLogger(__name__)
 
 Payload = Literal["pointer", "inline"]
-Version = tuple[Path, int, int]  # path, mtime [ns], size
+Version = tuple[Path, float, int]  # path, mtime [s], size
 
 POLL_S = 2.0
+BATCH = 1000  # messages read at a time to see what has been announced
 # A redrock job of one petal takes minutes; after this long a coadd is announced without redshifts.
 REDROCK_TIMEOUT_S = 1800.0
 
@@ -100,6 +102,41 @@ def announce(paths: Iterable[Path], payload: Payload, topic: str, sink: Sink) ->
     return n_refused
 
 
+def not_yet(paths: Iterable[Path], source: Source) -> list[Path]:
+    """The coadds that no pointer in the topic names as they are now: same path, size and time of writing.
+
+    The topic itself is the memory of what has been announced, so that an announcement that was interrupted anywhere
+    goes on where it was, on any host; it lasts as long as the topic keeps messages (topics.Topics.settings).
+
+    Args:
+        paths: coadds.
+        source: reads the spectra topic from the beginning, without a group.
+    """
+    told = {
+        version for batch in until_now(source, BATCH) for message in batch for version in _pointed(message)
+    }
+    return [path for path in paths if not told & set(_version(Path(os.path.abspath(path))))]  # noqa: PTH100  as above
+
+
+def _pointed(message: Message) -> list[Version]:
+    """The version of the coadd that a message points to; none if it is no pointer."""
+    if message.header("content-type") != CONTENT_POINTER:
+        return []
+    try:
+        pointer = decode_pointer(message.value)
+    except BadInput:
+        return []
+    return [(Path(pointer.path), pointer.mtime, pointer.size)]
+
+
+def with_progress(paths: Iterable[Path], total: int, progress: Progress) -> Iterator[Path]:
+    """The paths; says in the log now and then how many of the total are through, and when all will be."""
+    for done, path in enumerate(paths):
+        if fields := progress.report(done, total - done):
+            log.info("announcing", extra={"fields": fields})
+        yield path
+
+
 def read_list(lines: Iterable[str]) -> list[Path]:
     """The paths of a list, one a line; empty lines do not count."""
     return [Path(line.strip()) for line in lines if line.strip()]
@@ -164,14 +201,14 @@ def _version(path: Path) -> list[Version]:
         status = path.stat()
     except FileNotFoundError:  # renamed or removed since it was listed
         return []
-    return [(path, status.st_mtime_ns, status.st_size)]
+    return [(path, status.st_mtime, status.st_size)]
 
 
 def _has_redshifts(coadd: Version) -> bool:
     """Whether the redrock file is there and newer than the coadd: an older one is of an earlier reduction."""
-    path, mtime_ns, _ = coadd
+    path, mtime, _ = coadd
     redrock = redrock_beside(path)
-    return redrock is not None and any(version[1] >= mtime_ns for version in _version(redrock))
+    return redrock is not None and any(version[1] >= mtime for version in _version(redrock))
 
 
 def watch(paths: list[Path], clock: Callable[[], float], wait: Callable[[float], bool]) -> Iterator[Path]:

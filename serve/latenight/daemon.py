@@ -19,6 +19,7 @@ from latenight.broker import Partition, Record, has_reached
 from latenight.errors import TooManyDeadLetters, Unavailable
 from latenight.outcome import CONTENT_JSON, Desk, Outcome, content_type, deal_with, read
 from latenight.policy import PER
+from latenight.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +65,8 @@ class Daemon:
         self._max_dead_ratio = max_dead_ratio
         self._rejected: deque[bool] = deque(maxlen=WINDOW)
         self._next_heartbeat = 0.0
-        self._n_scored = 0
+        self._n_scored = self._n_messages = 0
+        self._progress = Progress(desk.now)
         self._partitions: set[Partition] = set()
         scorer = desk.scorer
         desk.metrics.alert_budget_ratio.set(desk.budget / PER)
@@ -120,6 +122,7 @@ class Daemon:
         if self._desk.now() >= self._next_heartbeat:
             self._next_heartbeat = self._desk.now() + HEARTBEAT_S
             self._sink.publish([self._heartbeat()])
+        self._tell_progress()
         return len(messages)
 
     def _deal_with(self, messages: list[Message]) -> list[Outcome]:
@@ -172,6 +175,7 @@ class Daemon:
                 if reason:
                     metrics.spectra_ineligible_total.labels(reason=reason).inc(n)
         self._n_scored += sum(outcome.n_scored for outcome in outcomes)
+        self._n_messages += len(outcomes)
         fields = {
             "messages": [str(outcome.message) for outcome in outcomes],
             "nights": sorted({outcome.night for outcome in outcomes if outcome.night >= 0}),
@@ -192,6 +196,13 @@ class Daemon:
         for partition, n in lag.items():
             metrics.consumer_lag_records.labels(partition=str(partition[1])).set(n)
         self._partitions = set(lag)
+
+    def _tell_progress(self) -> None:
+        """While messages wait, say once a minute how many of our partitions, and when they will be done."""
+        left = sum(self._source.lag().values())
+        fields = self._progress.report(self._n_messages, left)
+        if fields and left:
+            log.info("backlog", extra={"fields": fields})
 
     def _heartbeat(self) -> Record:
         content = {

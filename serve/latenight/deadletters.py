@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import latenight
-from latenight.broker import Headers, Message, Record, has_reached
+from latenight.broker import Headers, Message, Record, until_now
 from latenight.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from latenight.broker import Sink, Source
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 PREFIX = "deadletter-"
 WHY = ("stage", "reason", "topic", "partition", "offset", "timestamp-ms", "version")
 MAX_REASON = 1000  # characters of a reason in a header
-POLL_S = 1.0
 BATCH = 4  # letters of a transaction; each may have 64 MB
 
 
@@ -91,14 +90,6 @@ def _why(letter: Message) -> Headers:
     return last
 
 
-def letters(source: Source) -> Iterator[list[Message]]:
-    """What the topic holds now, in batches."""
-    ends = source.ends()
-    while not has_reached(source.positions(), ends):
-        if batch := source.poll(POLL_S, BATCH):
-            yield batch
-
-
 def replay(source: Source, sink: Sink, topic: str, refused: Callable[[BadInput], None]) -> int:
     """Send the originals of all dead letters that were not sent before; a crash neither loses nor repeats one.
 
@@ -116,7 +107,7 @@ def replay(source: Source, sink: Sink, topic: str, refused: Callable[[BadInput],
         PlaceLost: another replay runs.
     """
     n_sent = 0
-    for batch in letters(source):
+    for batch in until_now(source, BATCH):
         records = []
         for letter in batch:
             try:

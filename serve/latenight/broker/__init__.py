@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from latenight.errors import LatenightError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 Headers = tuple[tuple[str, bytes], ...]
 Partition = tuple[str, int]  # topic, number
+POLL_S = 1.0  # a poll of until_now that finds nothing
 Start = Literal["beginning", "end"] | int  # an int is a time: milliseconds since 1970 UTC
 
 
@@ -191,3 +192,11 @@ def next_offsets(messages: Iterable[Message]) -> dict[Partition, int]:
 def has_reached(positions: Mapping[Partition, int], ends: Mapping[Partition, int]) -> bool:
     """Whether every partition has been read up to the given end; False while the positions are unknown."""
     return bool(positions) and all(positions[partition] >= end for partition, end in ends.items())
+
+
+def until_now(source: Source, max_messages: int) -> Iterator[list[Message]]:
+    """What the topics of a source hold at this moment, in batches of up to max_messages."""
+    ends = source.ends()
+    while not has_reached(source.positions(), ends):
+        if batch := source.poll(POLL_S, max_messages):
+            yield batch

@@ -143,6 +143,7 @@ def serve(
 @click.option("--watch", is_flag=True, help="Go on with coadds that appear later.")
 @click.option("--files-from", type=click.File(), help="List of further paths, one a line; - reads it here.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="At most so many messages per second.")
+@click.option("--resume", is_flag=True, help="Leave out what a pointer in the topic has announced already.")
 def announce(
     *,
     broker: Broker,
@@ -152,14 +153,19 @@ def announce(
     watch: bool,
     files_from: TextIO | None,
     rate: float | None,
+    resume: bool,
 ) -> None:
-    """Tell the daemons about coadds: one message each. PATHS are files, or directories to search.
+    """Tell the daemons about coadds: one message each, in the order given. PATHS are files, or directories to search.
 
-    With --watch a coadd is announced when its redrock file is there, or after half an hour without one.
+    With --watch a coadd is announced when its redrock file is there, or after half an hour without one. With --resume
+    an announcement that was interrupted goes on: what the topic names in the same version is left out.
     """
     from latenight import announce as announcer
     from latenight.desi import find_coadds
+    from latenight.progress import Progress
 
+    if resume and (watch or payload == "inline"):
+        raise click.UsageError("--resume is for pointers, without --watch")
     wanted = [*paths, *announcer.read_list(files_from or ())]
     if not wanted:
         raise click.UsageError("give PATHS, or a list of them with --files-from")
@@ -168,8 +174,14 @@ def announce(
     found = find_coadds(wanted)
     if not found and not watch:
         raise BadInput(f"no coadd-*.fits under {', '.join(map(str, wanted))}")
+    if resume:
+        with closing(broker.source([topics.spectra])) as source:
+            found = announcer.not_yet(found, source)
     stop = stop_on_signals()
-    coadds = announcer.watch(wanted, time.monotonic, stop.wait) if watch else iter(found)
+    progress = Progress(time.monotonic)
+    coadds = announcer.with_progress(found, len(found), progress)
+    if watch:
+        coadds = announcer.watch(wanted, time.monotonic, stop.wait)
     if rate is not None:
         coadds = announcer.paced(coadds, rate, time.monotonic, stop.wait)
     with closing(broker.sink()) as sink:

@@ -71,10 +71,11 @@ def deadletters() -> None:
 @kafka_options
 def list_deadletters(*, broker: Broker, topics: Topics) -> None:
     """Print the dead letters that are kept, one JSON object a line."""
-    from latenight.deadletters import describe, letters
+    from latenight.broker import until_now
+    from latenight.deadletters import BATCH, describe
 
     with closing(broker.source([topics.deadletters])) as source:
-        for batch in letters(source):
+        for batch in until_now(source, BATCH):
             for letter in batch:
                 click.echo(json.dumps(describe(letter)))
 
