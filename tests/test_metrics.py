@@ -18,7 +18,7 @@ NAMES = {
     "alerts_published_total", "alerts_suppressed_total", "transactions_total", "batch_rows",
     "stage_duration_seconds", "end_to_end_seconds", "oldest_unscored_age_seconds", "consumer_lag_records",
     "alert_budget_ratio", "model_info", "provider_fallback", "build_info", "heartbeat_timestamp_seconds",
-    "bundles_refused_total",
+    "bundles_refused_total", "shadow_spectra_total", "shadow_log_p_difference", "shadow_failures_total", "shadow_info",
 }  # fmt: skip
 
 

@@ -72,12 +72,19 @@ class Daemon:
         desk.metrics.alert_budget_ratio.set(desk.budget / PER)
         desk.metrics.model_info.labels(bundle=scorer.bundle_id, provider=scorer.provider).set(1)
 
-    def run(self, *, drain: bool = False, until: Callable[[], bool] = lambda: False) -> None:
+    def run(
+        self,
+        *,
+        drain: bool = False,
+        until: Callable[[], bool] = lambda: False,
+        follow: Callable[[list[Outcome]], None] | None = None,
+    ) -> None:
         """Score messages until told to stop, or until what the topic holds now is done.
 
         Args:
             drain: end with what the topic holds now.
             until: asked whenever everything in hand is committed; true ends the loop.
+            follow: told what became of each batch once that is committed.
 
         Raises:
             Unavailable: file system or broker stayed away for all retries; nothing of the batch is committed.
@@ -95,7 +102,7 @@ class Daemon:
                     self._source.rewind()
                 if ends is not None and has_reached(self._source.positions(), ends):
                     return
-                if self._turn() or not any(self._source.lag().values()):
+                if self._turn(follow) or not any(self._source.lag().values()):
                     failures = 0
                 if not failures and until():
                     return
@@ -105,7 +112,7 @@ class Daemon:
                     raise
                 self._wait(failures, error)
 
-    def _turn(self) -> int:
+    def _turn(self, follow: Callable[[list[Outcome]], None] | None) -> int:
         """One poll and what follows from it; returns the number of messages."""
         messages = self._source.poll(POLL_S, MAX_MESSAGES)
         started = time.monotonic()
@@ -118,6 +125,8 @@ class Daemon:
             self._publish(outcomes)
             self._rejected.extend(bool(outcome.rejected) for outcome in outcomes)
             self._account(outcomes, time.monotonic() - started)
+            if follow is not None:
+                follow(outcomes)
         self._show_lag()
         if self._desk.now() >= self._next_heartbeat:
             self._next_heartbeat = self._desk.now() + HEARTBEAT_S

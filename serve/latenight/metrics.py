@@ -30,6 +30,8 @@ ROW_BUCKETS = (1, 10, 50, 100, 250, 500, 1000, 2500, 5000)
 STAGE_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 # The aim is 3 s, the rules complain after 900 s, and an hour is a night that nobody watched.
 END_TO_END_BUCKETS = (0.3, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
+# Two sessions of one bundle agree to .01; p_values are uniform to 1e-3 and alerts begin there.
+DECADE_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 Kind = TypeVar("Kind", bound="MetricWrapperBase")
 
@@ -114,6 +116,23 @@ class Metrics:
         )
         self.provider_fallback = gauge(
             "provider_fallback", "1 when a GPU build of the runtime scores on the CPU, else 0."
+        )
+        self.shadow_spectra_total = counter(
+            "shadow_spectra_total",
+            "Spectra scored by main and shadow bundle, by who puts them under the threshold of alerts.",
+            alerts=("both", "main", "shadow", "neither"),
+        )
+        self.shadow_log_p_difference = histogram(
+            "shadow_log_p_difference",
+            "Decades between the p_values that main and shadow bundle give the same spectrum.",
+            DECADE_BUCKETS,
+        )
+        self.shadow_failures_total = counter(
+            "shadow_failures_total",
+            "Messages that the shadow bundle did not score, and bundles that failed as shadow.",
+        )
+        self.shadow_info = gauge(
+            "shadow_info", "1 for the bundle that scores as shadow.", "bundle", "provider"
         )
         self.build_info = gauge("build_info", "Always 1; says which version runs.", "version", "python")
         self.heartbeat_timestamp_seconds = gauge(

@@ -33,6 +33,11 @@ class Topics:
         return f"{self.prefix}.scores"
 
     @property
+    def shadow(self) -> str:
+        """Out: the tables that a shadow bundle makes of the same messages."""
+        return f"{self.prefix}.shadow"
+
+    @property
     def alerts(self) -> str:
         """Out: one JSON packet per alert, key targetid."""
         return f"{self.prefix}.alerts"
@@ -64,6 +69,7 @@ class Topics:
         return {
             self.spectra: config(MAX_MESSAGE_BYTES, 14) | unpacked,
             self.scores: config(16 * MIB, 30),
+            self.shadow: config(16 * MIB, 30),
             self.alerts: config(MIB, 365),
             self.deadletters: config(MAX_RECORD_BYTES, 30),
             self.status: config(MIB, 7),

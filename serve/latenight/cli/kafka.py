@@ -49,6 +49,12 @@ if TYPE_CHECKING:
     help="Directory that messages may point into; may be given several times.  [default: any]",
 )
 @click.option(
+    "--shadow",
+    type=click.Path(path_type=Path),
+    envvar="LATENIGHT_SERVE_SHADOW",
+    help="A second bundle that scores the same spectra afterwards; its scores go to the topic .shadow.",
+)
+@click.option(
     "--metrics",
     "metrics_address",
     metavar="HOST:PORT",
@@ -73,6 +79,7 @@ def serve(
     instance: str,
     drain: bool,
     roots: tuple[Path, ...],
+    shadow: Path | None,
     metrics_address: str | None,
     device: str,
     threads: int | None,
@@ -90,6 +97,7 @@ def serve(
     from latenight.outcome import Desk
     from latenight.scorer import load_scorer
     from latenight.session import device_of, fell_back
+    from latenight.shadow import load_shadow
     from latenight.swap import execute_again, proving
     from latenight.watchdog import watched
 
@@ -116,17 +124,14 @@ def serve(
             budget,
             metrics,
         )
+        used = device_of(scorer.provider)
+        second = shadow and load_shadow(shadow, device=used, threads=threads, desk=desk, sink=sink, stop=stop)
+        refused = metrics.bundles_refused_total.inc
         proven = stack.enter_context(
-            proving(
-                bundle,
-                served,
-                bundle_id=scorer.bundle_id,
-                device=device_of(scorer.provider),
-                refused=metrics.bundles_refused_total.inc,
-            )
+            proving(bundle, served, bundle_id=scorer.bundle_id, device=used, refused=refused)
         )
         daemon = Daemon(source, sink, desk, health=health, stop=stop, max_dead_ratio=max_dead_ratio)
-        daemon.run(drain=drain, until=proven.is_set)
+        daemon.run(drain=drain, until=proven.is_set, follow=second.follow if second else None)
     if proven.is_set():
         execute_again(stop)
 
