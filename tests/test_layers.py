@@ -29,7 +29,10 @@ OWNERS = {
 }
 TRAINING = {"torch", "onnx", "onnxscript", "tqdm"}  # the trainer is made of these; serving never sees them
 FOUNDATION = {"latenight", "latenight.errors", "latenight.spectra", "latenight.channels", "latenight.scores"}
-COMMANDS = {"latenight.cli", *(f"latenight.cli.{name}" for name in ("base", "files", "kafka", "upkeep"))}
+COMMANDS = {
+    "latenight.cli",
+    *(f"latenight.cli.{name}" for name in ("base", "doctor", "files", "kafka", "upkeep")),
+}
 TOP = {*COMMANDS, "latenight.__main__"}
 
 

@@ -75,11 +75,7 @@ def _open_session(path: Path, *, device: str, threads: int) -> onnxruntime.Infer
     onnxruntime falls back to the CPU in silence when CUDA does not load, so the provider is looked up on the
     session itself.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # an idle daemon stays idle
-    options.log_severity_level = 3
+    options = _options(threads)
     if device == "cuda" and CUDA not in onnxruntime.get_available_providers():
         raise StartupError("device cuda: this onnxruntime has no CUDA provider; install latenight[gpu]")
     wanted = [] if device == "cpu" or CUDA not in onnxruntime.get_available_providers() else [CUDA]
@@ -87,6 +83,45 @@ def _open_session(path: Path, *, device: str, threads: int) -> onnxruntime.Infer
     if device == "cuda" and session.get_providers()[0] != CUDA:
         raise StartupError("device cuda: the CUDA provider did not load; check the driver, or use device cpu")
     return session
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # an idle daemon stays idle
+    options.log_severity_level = 3
+    return options
+
+
+def require_gpu(path: Path) -> None:
+    """Prove that every node of a graph runs on the GPU: one on the CPU copies its arrays there and back.
+
+    Raises:
+        StartupError: there is no CUDA provider, or it does not take all nodes.
+    """
+    if CUDA not in onnxruntime.get_available_providers():
+        raise StartupError(
+            "this onnxruntime has no CUDA provider; install latenight[gpu] instead of latenight[cpu]"
+        )
+    options = _options(threads=1)
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=[CUDA])
+    except Exception as error:  # onnxruntime has no common class for its errors
+        raise StartupError(
+            f"{path.name} does not run on the GPU alone: {error}; export the bundle again"
+        ) from error
+    if session.get_providers()[0] != CUDA:
+        raise StartupError(
+            "the CUDA provider did not load; check the driver (nvidia-smi) and the CUDA libraries"
+        )
+
+
+def runtime() -> str:
+    """Which onnxruntime this is, and what it was built for."""
+    built_for = ", ".join(onnxruntime.get_available_providers())
+    return f"onnxruntime {onnxruntime.__version__} ({built_for})"
 
 
 def device_of(provider: str) -> str:

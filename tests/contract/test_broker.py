@@ -340,6 +340,16 @@ def test_topics_are_created_once(broker: Broker, topics: Topics) -> None:
     assert broker.missing(list(extra)) == []
 
 
+def test_a_topic_tells_its_partitions_and_settings(broker: Broker, topics: Topics) -> None:
+    """Facts of a topic are what create_topics made; a topic that does not exist is not in it."""
+    found = broker.describe([topics.spectra, topics.alerts, f"{topics.prefix}.nothing"])
+    assert found.keys() == {topics.spectra, topics.alerts}
+    for name, facts in found.items():
+        assert facts.partitions == N_PARTITIONS
+        assert topics.settings()[name].items() <= dict(facts.settings).items()
+    assert broker.describe([f"{topics.prefix}.nothing"]) == {}
+
+
 def test_a_topic_that_does_not_exist_is_an_error_of_the_start(broker: Broker) -> None:
     """Opening a source on a missing topic names the topic instead of waiting for ever."""
     with pytest.raises(StartupError, match="nowhere"):

@@ -83,6 +83,19 @@ class Consumed:
     member: object
 
 
+@dataclass(frozen=True)
+class TopicFacts:
+    """What a topic is like.
+
+    Attributes:
+        partitions: how many it has.
+        settings: its Kafka settings by name.
+    """
+
+    partitions: int
+    settings: Mapping[str, str]
+
+
 class PlaceLost(LatenightError):
     """Another process took this one's instance name, or the outcome of a transaction is unknown.
 
@@ -182,6 +195,9 @@ class Broker(Protocol):
 
     def missing(self, topics: Sequence[str]) -> list[str]:
         """Those of the topics that do not exist."""
+
+    def describe(self, topics: Sequence[str]) -> dict[str, TopicFacts]:
+        """Facts of those of the topics that exist."""
 
 
 def next_offsets(messages: Iterable[Message]) -> dict[Partition, int]:

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.errors import KafkaError
 from kafka.structs import MemberState, OffsetAndMetadata, TopicPartition
 
-from latenight.broker import Consumed, Message, Partition, Start, next_offsets
+from latenight.broker import Consumed, Message, Partition, Start, TopicFacts, next_offsets
 from latenight.broker.kafka_errors import translated
 from latenight.broker.kafka_records import Undecodable
 from latenight.broker.kafka_sink import KafkaSink
@@ -125,6 +126,17 @@ class KafkaBroker:
         with self._starting(), KafkaAdminClient(**self._common) as admin:
             existing = set(admin.list_topics())
         return [topic for topic in topics if topic not in existing]
+
+    def describe(self, topics: Sequence[str]) -> dict[str, TopicFacts]:
+        """Facts of those of the topics that exist."""
+        with self._starting(), KafkaAdminClient(**self._common) as admin:
+            found = {each["name"]: len(each["partitions"]) for each in admin.describe_topics(list(topics))}
+            resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name, n in found.items() if n]
+            configs = admin.describe_configs(resources, config_filter="all")["topic"] if resources else {}
+        return {
+            name: TopicFacts(found[name], {key: each["value"] for key, each in settings.items()})
+            for name, settings in configs.items()
+        }
 
     @contextmanager
     def _starting(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from threading import Condition
 from typing import TYPE_CHECKING
 
-from latenight.broker import Consumed, Message, Partition, PlaceLost, Record, Start, next_offsets
+from latenight.broker import Consumed, Message, Partition, PlaceLost, Record, Start, TopicFacts, next_offsets
 from latenight.errors import StartupError, Unavailable
 
 if TYPE_CHECKING:
@@ -37,20 +37,31 @@ class MemoryBroker:
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self.changed = Condition()
         self.logs: dict[Partition, list[Message]] = {}
+        self._settings: dict[str, dict[str, str]] = {}
         self._groups: dict[str, _Group] = {}
         self._sinks: dict[str, MemorySink] = {}
         self._now = now
 
     def create_topics(self, settings: Mapping[str, Mapping[str, str]], partitions: int) -> list[str]:
-        """Create the topics that do not exist; returns their names. Settings have no meaning here."""
+        """Create the topics that do not exist; returns their names. Settings are kept, and have no meaning here."""
         with self.changed:
             created = self.missing(list(settings))
+            self._settings.update({topic: dict(settings[topic]) for topic in created})
             self.logs.update({(topic, number): [] for topic in created for number in range(partitions)})
         return created
 
     def missing(self, topics: Sequence[str]) -> list[str]:
         """Those of the topics that do not exist."""
         return [topic for topic in topics if (topic, 0) not in self.logs]
+
+    def describe(self, topics: Sequence[str]) -> dict[str, TopicFacts]:
+        """Facts of those of the topics that exist."""
+        numbers = [topic for topic, _ in self.logs]
+        return {
+            topic: TopicFacts(numbers.count(topic), self._settings[topic])
+            for topic in topics
+            if topic in numbers
+        }
 
     def source(
         self,
