@@ -83,14 +83,19 @@ def fit_calibration(
     group: NDArray[np.int64],
     snr: NDArray[np.float32],
     relatives: Sequence[NDArray[np.int64]],
+    fold: NDArray[np.int64],
 ) -> Calibration:
     """Learn the calibration from held-out ordinary spectra.
+
+    The p of a spectrum within the sample that they were read off are not those of a new one: the smallest of a hundred
+    shows it, and petals differ. So the distribution of the smallest p is that of spectra whose own fold was left out.
 
     Args:
         statistics: (N, C) in the order of channels.STATISTICS, NaN where one does not cover a spectrum.
         group: (N,) index of the group of each spectrum.
         snr: (N,) mean signal-to-noise per pixel.
         relatives: for each group, the groups whose spectra stand in where it has too few of its own.
+        fold: (N,) fold of petals of each spectrum.
     """
     log_snr = _log_snr(snr)
     values = comparable(statistics)
@@ -99,8 +104,13 @@ def fit_calibration(
     wild = _wild(single, values, group, log_snr)
     samples = [sample & ~wild for sample in samples]
     single = _fit_table(values, samples, log_snr)
-    p = _p_values(single, values, group, log_snr)
-    return Calibration(single, _fit_table(-np.log(_smallest(p)), samples, log_snr))
+    smallest = np.empty((len(values), len(FAMILIES) + 1))
+    for k in np.unique(fold):
+        # A group with no spectra elsewhere has only itself to go by.
+        others = [s & (fold != k) if (s & (fold != k)).any() else s for s in samples]
+        mine, table = fold == k, _fit_table(values, others, log_snr)
+        smallest[mine] = _smallest(_p_values(table, values[mine], group[mine], log_snr[mine]))
+    return Calibration(single, _fit_table(-np.log(smallest), samples, log_snr))
 
 
 def comparable(statistics: Array) -> Array:

@@ -92,7 +92,7 @@ def calibrate(
     """
     found = []
     names = [(g.spectype, g.z_min) for g in groups]
-    for fold, models in folds:
+    for k, (fold, models) in enumerate(folds):
         # A fold may have too few spectra for a group; its rows are then scored as those of no group.
         index = np.array([*(names.index((g.spectype, g.z_min)) for g in models), len(groups)])
         settings = {"device": "cpu", "threads": default_threads(), "groups": models}
@@ -102,19 +102,21 @@ def calibrate(
             reasons = np.where(fold[rows], survey.reasons[rows], "other fold")
             if (reasons == "").any():
                 unseen = held_out[rows][reasons == ""]
-                found.append(_kept(passes(spectra, reasons), index, unseen))
+                found.append((*_kept(passes(spectra, reasons), index, unseen), k))
             reasons = np.where(held_out[rows], reasons, "seen")
             if (reasons == "").any():
                 hidden = replace(spectra, table=without_redshift(spectra.table))
-                found.append(_kept(passes(hidden, reasons), index))
+                found.append((*_kept(passes(hidden, reasons), index), k))
     if not found:
         raise StartupError("no eligible spectrum in the survey: name more coadds")
-    statistics, group, snr = (np.concatenate(column) for column in zip(*found, strict=True))
+    *columns, parts = zip(*found, strict=True)
+    statistics, group, snr = (np.concatenate(column) for column in columns)
+    fold_of = np.repeat(parts, [len(part) for part in columns[0]])
     spectypes = [g.spectype for g in groups]
     relatives = [np.flatnonzero([s == mine for s in spectypes]) for mine in spectypes]
     classes = np.array([*spectypes, UNKNOWN])[group]
     sizes = {name: int(np.count_nonzero(classes == name)) for name in SPECTYPES}
-    return fit_calibration(statistics, group, snr, [*relatives, np.array([len(groups)])]), sizes
+    return fit_calibration(statistics, group, snr, [*relatives, np.array([len(groups)])], fold_of), sizes
 
 
 def _kept(
