@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from latenight.client import subscribe
 from latenight.errors import Unavailable
-from latenight.wire import encode_spectra
+from latenight.wire import decode_scores, encode_spectra
 from tests.fakes import DEAD_ROW, SKY_ROWS, FakeScorer, add_spikes, make_spectra
 from tests.test_daemon import TOPICS, World
 
@@ -56,6 +56,19 @@ def test_a_bad_petal_is_one_alert_and_the_others_still_come() -> None:
     assert b"1000-3" in {message.key for message in world.read(TOPICS.alerts)}
     assert len(world.read(TOPICS.alerts)) == 5
     assert DEAD_ROW not in {member["row"] for member in group["group"]["members"]}
+
+
+def test_the_table_of_scores_says_who_belongs_to_a_group() -> None:
+    """Members hold the alert id of their group packet, everybody else holds nothing."""
+    world = World()
+    world.announce(*map(encode_spectra, [good_petal(0), bad_petal()]))
+    world.daemon().run(drain=True)
+    good, bad = (decode_scores(message.value) for message in world.read(TOPICS.scores))
+    (group,) = received(world, where="kind == 'group'")
+    members = {int(member["targetid"]) for member in group["group"]["members"]}
+    assert set(good["group"]) == {""}
+    assert set(bad["group"]) == {"", group["alert_id"]}
+    assert set(bad["targetid"][bad["group"] != ""]) == members
 
 
 def test_what_is_not_told_one_by_one_is_counted() -> None:

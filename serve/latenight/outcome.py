@@ -50,7 +50,7 @@ class Judged:
     """The spectra of one message, scored and judged.
 
     Attributes:
-        scores: what the scorer says.
+        scores: what the scorer says, and the group of each member of one.
         decision: what the policy makes of it.
         packets: the alert packet of each group and each row of the decision.
     """
@@ -72,6 +72,8 @@ def judge(spectra: Spectra, scorer: SpectraScorer, *, budget: float, created: da
     scores = scorer.score(spectra, explain_below=alert_threshold(budget))
     decision = decide(spectra, scores, budget)
     groups = [make_group_alert(spectra, scores, group, created=created) for group in decision.groups]
+    for group, packet in zip(decision.groups, groups, strict=True):
+        scores.table["group"][group.rows] = packet["alert_id"]
     packets = [make_alert(spectra, scores, int(row), created=created) for row in decision.rows]
     return Judged(scores, decision, groups + packets)
 

@@ -35,6 +35,10 @@ SCORES = np.dtype(
         ("p_value", "f8"),  # calibrated: uniform on ordinary spectra of every (spectype, S/N) cell
         ("p_extrapolated", "?"),  # p_value lies beyond the calibration sample
         ("channel", "U8"),  # the channel with the smallest p
+        (
+            "group",
+            "U32",
+        ),  # alert_id of the group packet that it is a member of; "" for most (outcome.judge)
         ("artefact_probability", "f4"),  # of what makes the spectrum strange (latenight.triage)
     ]
 )
