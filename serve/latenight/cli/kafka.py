@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 @click.option(
     "--shadow",
     type=click.Path(path_type=Path),
-    envvar="LATENIGHT_SERVE_SHADOW",
     help="A second bundle that scores the same spectra afterwards; its scores go to the topic .shadow.",
 )
 @click.option(
