@@ -17,11 +17,12 @@ from latenight.bundle import load_bundle
 from latenight.cli.base import stop_on_signals
 from latenight.errors import StartupError
 from latenight.proof import prove
-from latenight.swap import execute_again, look, proving
+from latenight.swap import Target, execute_again, look, proving
 from tests.chaos.world import wait_until
 from tests.siblings import corrupt, disagreeing, set_link, sibling
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -35,10 +36,21 @@ class World:
     Attributes:
         folder: where they are.
         refused: one entry for each refusal.
+        looks: one entry for each look at the link.
     """
 
     folder: Path
     refused: list[int] = field(default_factory=list)
+    looks: list[Path] = field(default_factory=list)
+
+    def look(self, link: Path) -> Target:
+        self.looks.append(link)
+        return look(link)
+
+    def look_on(self, n: int = 10) -> None:
+        """Wait for so many further looks."""
+        enough = len(self.looks) + n
+        wait_until(lambda: len(self.looks) >= enough, "nobody looks")
 
     @property
     def link(self) -> Path:
@@ -55,7 +67,7 @@ class World:
         set_link(self.link, self.folder / name)
         return self.folder / name
 
-    def proving(self) -> AbstractContextManager[threading.Event]:
+    def proving(self) -> AbstractContextManager[Callable[[], bool]]:
         served = self.link.resolve()
         return proving(
             self.link, served, bundle_id="old", device="cpu", refused=lambda: self.refused.append(1)
@@ -80,6 +92,7 @@ sys.exit(0 if name == "good" else 3)
     monkeypatch.setattr(proof, "CHILD", (sys.executable, "-c", code))
     monkeypatch.setattr(swap, "PERIOD_S", 0.02)
     world = World(tmp_path)
+    monkeypatch.setattr(swap, "look", world.look)
     world.set("first")
     return world
 
@@ -89,9 +102,9 @@ def test_a_link_to_a_proven_bundle_is_gone_over_to(world: World, caplog: pytest.
     caplog.set_level("INFO")
     with world.proving() as proven:
         path = world.set("good")
-        assert proven.wait(DEADLINE_S)
+        wait_until(proven, "not proven")
     assert world.asked == ["good cpu"]
-    assert caplog.records[-1].message == "bundle swap"
+    assert caplog.records[-1].message == "bundle proven"
     assert caplog.records[-1].__dict__["fields"] == {"old": "old", "new": "id of good", "path": str(path)}
 
 
@@ -105,14 +118,15 @@ def test_a_bundle_that_fails_is_refused_once(
         if name == "nothing":
             (world.folder / name).rmdir()
         wait_until(lambda: len(world.refused) == 1, "not refused")
-        assert not proven.wait(0.5)  # 25 further looks
+        world.look_on()
+        assert not proven()
         assert world.asked == [f"{name} cpu"]
         (record,) = [record for record in caplog.records if record.message == "bundle refused"]
         assert record.__dict__["fields"]["reason"]
         set_link(world.link, world.folder / name)
         wait_until(lambda: len(world.refused) == 2, "not refused again")
         world.set("good")
-        assert proven.wait(DEADLINE_S)
+        wait_until(proven, "not proven")
 
 
 def test_a_refused_bundle_that_is_mended_is_proven_again(world: World) -> None:
@@ -129,43 +143,36 @@ def test_the_bundle_in_use_is_never_proven(world: World) -> None:
     other = set_link(world.folder / "alias", world.folder / "first")
     with world.proving() as proven:
         set_link(world.link, other)
-        assert not proven.wait(0.3)
+        world.look_on()
+        assert not proven()
     assert world.asked == []
 
 
 def test_what_still_changes_is_left_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bundle is proven only after two equal looks: one that is being copied is not refused half done."""
-    looks = []
 
-    def growing(link: Path) -> swap.Target:
-        looks.append(link)
-        found = look(link)
-        return swap.Target(found.path, found.link, (("model.onnx", min(len(looks), 10), 0),))
+    def growing(link: Path) -> Target:
+        found = world.look(link)
+        return Target(found.path, found.link, (("model.onnx", min(len(world.looks), 10), 0),))
 
     monkeypatch.setattr(swap, "look", growing)
     with world.proving() as proven:
         world.set("good")
-        assert proven.wait(DEADLINE_S)
-        assert len(looks) >= 11
+        wait_until(proven, "not proven")
+        assert len(world.looks) >= 11
     assert world.asked == ["good cpu"]
 
 
-def test_a_link_that_moves_on_during_the_proof_is_proven_anew(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The daemon goes over only to what was proven, never to what the link names by then."""
-
-    def proven_late(path: Path, device: str, done: threading.Event) -> str:
-        answer = prove(path, device, done)
-        if world.asked == ["good cpu"]:
-            world.set("refused")
-        return answer
-
-    monkeypatch.setattr(swap, "prove", proven_late)
+def test_a_link_that_moves_on_is_not_followed_unproven(world: World) -> None:
+    """The daemon goes over only to what was proven, never to what the link names by then; set back, it does."""
     with world.proving() as proven:
         world.set("good")
+        wait_until(proven, "not proven")
+        world.set("refused")
+        assert not proven()
         wait_until(lambda: len(world.refused) == 1, "not refused")
-        assert not proven.is_set()
+        world.set("good")
+        wait_until(proven, "not proven again")
 
 
 def test_a_child_that_hangs_is_killed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

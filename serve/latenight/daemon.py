@@ -104,7 +104,7 @@ class Daemon:
                     return
                 if self._turn(follow) or not any(self._source.lag().values()):
                     failures = 0
-                if not failures and until():
+                if until():
                     return
             except Unavailable as error:
                 failures += 1

@@ -60,10 +60,11 @@ def proving(
     bundle_id: str,
     device: str,
     refused: Callable[[], object],
-) -> Iterator[threading.Event]:
-    """While the context is open, prove in the background what the link names; gives an event that says: go over.
+) -> Iterator[Callable[[], bool]]:
+    """While the context is open, prove in the background what the link names; gives a function that says: go over.
 
-    What still changes is left alone, and what was refused until it changes.
+    It says so as long as the link names what was proven. What still changes is left alone, and what was refused until
+    it changes.
 
     Args:
         link: the bundle as the user named it; a directory that is no link never changes its name.
@@ -72,14 +73,16 @@ def proving(
         device: "cpu" or "cuda", where golden spectra must be reproduced.
         refused: called for each bundle that is refused.
     """
-    proven, done = threading.Event(), threading.Event()
+    done = threading.Event()
+    fit: Target | None = None
+    unfit: Target | None = None
 
     def watch() -> None:
+        nonlocal fit, unfit
         seen = look(link)
-        unfit: Target | None = None
         while not done.wait(PERIOD_S):
             before, seen = seen, look(link)
-            if seen.path == served or seen == unfit or seen != before:
+            if seen.path == served or seen in (fit, unfit) or seen != before:
                 continue
             fields = {"old": bundle_id, "path": str(seen.path)}
             try:
@@ -90,15 +93,13 @@ def proving(
                     refused()
                     log.warning("bundle refused", extra={"fields": {**fields, "reason": str(error)}})
                 continue
-            if look(link) == seen:
-                log.info("bundle swap", extra={"fields": fields})
-                proven.set()
-                return
+            fit = seen
+            log.info("bundle proven", extra={"fields": fields})
 
     thread = threading.Thread(target=watch, name="swap", daemon=True)
     thread.start()
     try:
-        yield proven
+        yield lambda: fit is not None and look(link) == fit
     finally:
         done.set()
         thread.join(10 * WAIT_S)  # longer only where a file system hangs
@@ -113,4 +114,5 @@ def execute_again(stop: threading.Event) -> None:
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_DFL)
     if not stop.is_set():
+        log.info("bundle swap")
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  (our own command)

@@ -201,7 +201,7 @@ def swap(round_: Round, rng: Random) -> None:
     set_link(link, damaged)
     wait_until(lambda: "bundle refused" in daemon.words(), "a damaged bundle was not refused")
     set_link(link, second)
-    wait_until(lambda: "bundle swap" in daemon.words(), "a good bundle was not proven")
+    wait_until(lambda: "bundle proven" in daemon.words(), "a good bundle was not proven")
     daemon.go_on()
     if rng.random() < 0.5:
         time.sleep(rng.uniform(0.0, 1.0))

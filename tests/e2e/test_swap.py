@@ -105,7 +105,7 @@ def test_a_swap_in_mid_stream_loses_and_doubles_nothing(
         set_link(link, damaged)
         wait_until(lambda: seen(0, "bundle refused"), "the damaged bundle was not refused")
         set_link(link, second)
-        wait_until(lambda: seen(0, "bundle swap"), "the good bundle was not proven")
+        wait_until(lambda: seen(0, "bundle proven"), "the good bundle was not proven")
         n_then = len(stream.announced)
         wait_until(lambda: seen(n_then + WAITING), "nothing was scored after the swap")
         wait_until(stream.run_dry, "not all was scored")

@@ -126,12 +126,12 @@ def serve(
         used = device_of(scorer.provider)
         second = shadow and load_shadow(shadow, device=used, threads=threads, desk=desk, sink=sink, stop=stop)
         refused = metrics.bundles_refused_total.inc
-        proven = stack.enter_context(
+        is_proven = stack.enter_context(
             proving(bundle, served, bundle_id=scorer.bundle_id, device=used, refused=refused)
         )
         daemon = Daemon(source, sink, desk, health=health, stop=stop, max_dead_ratio=max_dead_ratio)
-        daemon.run(drain=drain, until=proven.is_set, follow=second.follow if second else None)
-    if proven.is_set():
+        daemon.run(drain=drain, until=is_proven, follow=second.follow if second else None)
+    if is_proven():
         execute_again(stop)
 
 
