@@ -203,6 +203,21 @@ def test_a_bundle_is_proven_by_its_golden_spectra(bundle: Path, tmp_path: Path) 
         prove(tmp_path / "nothing", "cpu", done)
 
 
+def test_the_child_comes_last_and_dies_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves the CPU to the scorer, and Linux ends it rather than the daemon when memory is short."""
+    code = """
+import os, pathlib, sys, types
+from latenight import proof
+def load(*_, **__):
+    badness = pathlib.Path("/proc/self/oom_score_adj")
+    return types.SimpleNamespace(bundle_id=f"{os.nice(0)} {badness.read_text().strip()}")
+proof.load_scorer = load
+proof.main(*sys.argv[1:])
+"""
+    monkeypatch.setattr(proof, "CHILD", (sys.executable, "-c", code))
+    assert prove(tmp_path, "cpu", threading.Event()) == "19 1000"
+
+
 def run_anew(before: str) -> subprocess.CompletedProcess[str]:
     """A process that executes itself again, with something done just before; the new one says so."""
     code = f"""

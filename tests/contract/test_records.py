@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka import KafkaProducer
+from kafka.errors import CorruptRecordError
 from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.memory_records import MemoryRecords
 
@@ -78,6 +79,15 @@ def test_whatever_a_record_holds_its_neighbours_come(n: int, which: int, garbage
         assert garbage in bytes(value)
         assert value.reason
         assert records[which].timestamp == 1000 + which
+
+
+def test_a_record_that_lies_about_its_offset_is_not_stepped_over() -> None:
+    """An offset outside of its batch would be where reading goes on, and skip what lies before."""
+    raw = batch_of([b"<0>", b"<1>"])
+    place = raw.index(b"<0>") - 4
+    raw[place : place + 2] = bytes([2 * 60, 2 * 60])  # offset 60, and a key of 60 bytes
+    with pytest.raises(CorruptRecordError):
+        list(MemoryRecords(bytes(raw)).next_batch())
 
 
 @pytest.mark.kafka
