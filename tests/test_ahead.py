@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from threading import Barrier, Event
 from typing import TYPE_CHECKING
 
@@ -75,4 +77,10 @@ def test_a_worker_that_wants_to_end_the_process_is_not_lost() -> None:
 
     ((_, future),) = ahead(work, [3], 0)
     with pytest.raises(SystemExit):
-        future.result()
+        future.result(DEADLINE_S)
+
+
+def test_a_read_that_hangs_does_not_keep_the_process() -> None:
+    """A process ends while a file system still owes it a file."""
+    script = "from threading import Event; from latenight.ahead import ahead; next(ahead(Event().wait, [None], 0))"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=DEADLINE_S)
