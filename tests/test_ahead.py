@@ -82,5 +82,7 @@ def test_a_worker_that_wants_to_end_the_process_is_not_lost() -> None:
 
 def test_a_read_that_hangs_does_not_keep_the_process() -> None:
     """A process ends while a file system still owes it a file."""
-    script = "from threading import Event; from latenight.ahead import ahead; next(ahead(Event().wait, [None], 0))"
+    script = (
+        "from threading import Event; from latenight.ahead import ahead; next(ahead(Event().wait, [None], 0))"
+    )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=DEADLINE_S)

@@ -14,7 +14,7 @@ import pytest
 from latenight.broker import Message, Record
 from latenight.broker.memory import MemoryBroker
 from latenight.broker.topics import Topics
-from latenight.daemon import HEARTBEAT_S, RETRIES, Daemon
+from latenight.daemon import BATCH_S, HEARTBEAT_S, RETRIES, Daemon
 from latenight.errors import BadInput, Gone, TooManyDeadLetters, Unavailable
 from latenight.health import Health
 from latenight.metrics import Metrics
@@ -381,6 +381,49 @@ def test_a_swap_waits_for_what_is_away(world: World) -> None:
     assert world.n_committed() == 1
 
 
+class Slow(FakeScorer):
+    """Takes two batches' time for each message, on the clock of the world."""
+
+    def __init__(self, clock: list[float]) -> None:
+        super().__init__()
+        self.clock = clock
+
+    def score(self, spectra: Spectra, explain_below: float = 0.0) -> Scores:
+        self.clock[0] += 2 * BATCH_S
+        return super().score(spectra, explain_below)
+
+
+def test_the_alerts_of_a_burst_do_not_wait_for_its_last_petal(world: World) -> None:
+    """Slow petals of one poll are a transaction each, in order; quick ones are one together."""
+    world.announce(*[petal(seed, spikes=[3]) for seed in range(4)])
+    slow = world.daemon(scorer=Slow(world.clock))
+    slow._health = Health(clock=lambda: world.clock[0])
+    slow.run(drain=True)
+    assert [m.header("input") for m in world.read(TOPICS.scores)] == [f"t.spectra/0/{n}" for n in range(4)]
+    assert world.count("transactions_total", result="committed") == 4
+    assert [int(m.timestamp_ms / 1000 - 1_800_000_000) for m in world.read(TOPICS.alerts)] == [2, 4, 6, 8]
+    world.announce(*[petal(seed) for seed in range(4, 8)])
+    world.daemon().run(drain=True)
+    assert world.count("transactions_total", result="committed") == 5
+
+
+def test_what_a_burst_has_committed_is_not_done_again(world: World) -> None:
+    """If the third petal of a poll is away, the first two stay committed, and only it and what follows come again."""
+    failures = iter([True])
+
+    def away(message: Message) -> Spectra:
+        if message.offset == 2 and next(failures, False):
+            raise Unavailable("stale file handle")
+        return read(message)
+
+    world.announce(*[petal(seed) for seed in range(4)])
+    daemon = world.daemon(away, scorer=Slow(world.clock))
+    daemon._health = Health(clock=lambda: world.clock[0])
+    daemon.run(drain=True)
+    assert [m.header("input") for m in world.read(TOPICS.scores)] == [f"t.spectra/0/{n}" for n in range(4)]
+    assert len(world.stop.waits) == 1
+
+
 def test_a_petal_is_read_while_the_one_before_is_scored(world: World) -> None:
     """The reader of the second message is done before the scores of the first are."""
     second_read = Event()
@@ -453,13 +496,13 @@ def test_a_backlog_tells_when_it_will_be_over(world: World, caplog: pytest.LogCa
     """Once a minute, while messages wait: how many are done and left, how fast, and the seconds still to go."""
     caplog.set_level(logging.INFO)
 
-    class Slow(FakeScorer):
+    class HalfAMinute(FakeScorer):
         def score(self, spectra: Spectra, explain_below: float = 0.0) -> Scores:
             world.clock[0] += PERIOD_S / 8
             return super().score(spectra, explain_below)
 
-    world.announce(*[encode_spectra(make_spectra(1, 3))] * 16)  # a batch of four takes half a minute
-    world.daemon(scorer=Slow()).run(drain=True)
+    world.announce(*[encode_spectra(make_spectra(1, 3))] * 16)  # a poll of four takes half a minute
+    world.daemon(scorer=HalfAMinute()).run(drain=True)
     (fields,) = [record.__dict__["fields"] for record in caplog.records if record.message == "backlog"]
     assert fields == {"done": 8, "left": 8, "per_second": 0.133, "eta_s": 60}
 
