@@ -185,6 +185,21 @@ def test_a_part_of_a_batch_can_be_committed(broker: Broker, topics: Topics) -> N
     sink.close()
 
 
+def test_a_poll_can_be_committed_in_parts(broker: Broker, topics: Topics) -> None:
+    """Parts of one poll are transactions one after the other; what is not yet committed comes again after a rewind."""
+    fill(broker, records(topics.spectra, 5))
+    source = broker.source([topics.spectra], group=topics.prefix)
+    sink = broker.sink(instance=topics.prefix)
+    polled = take(source, 4)
+    for part in (polled[:1], polled[1:3]):
+        sink.publish([Record(topics.scores, b"k", b"scores")], source.consumed(part))
+    source.rewind()
+    assert [message.offset for message in take(source, 2)] == [3, 4]
+    assert values(read_all(broker, topics.scores)) == [b"scores"] * 2
+    source.close()
+    sink.close()
+
+
 def test_a_transaction_may_publish_nothing(broker: Broker, topics: Topics) -> None:
     """Consumed offsets are committed without any record, and records without any offset."""
     fill(broker, records(topics.spectra, 2))
