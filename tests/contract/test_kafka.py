@@ -61,6 +61,31 @@ def test_a_member_that_fell_out_of_its_group_commits_nothing(broker: KafkaBroker
 
 
 @pytest.mark.kafka
+def test_a_member_that_joins_anew_reads_on_where_others_have_been(
+    broker: KafkaBroker, topics: Topics
+) -> None:
+    """After a rebalance a member goes to the committed place, and what it polled before is no longer its own."""
+    fill(broker, records(topics.spectra, 6))
+    source = broker.source([topics.spectra], group=topics.prefix, instance="pod-0")
+    messages = take(source, 2)
+    partition = TopicPartition(messages[0].topic, messages[0].partition)
+    # While it was frozen the group was shared out anew, and others scored four messages.
+    source._consumer.commit({partition: OffsetAndMetadata(4)}, timeout_ms=10_000)
+    source._consumer._coordinator.request_rejoin()
+    generation = source._generation_now()
+
+    def rejoined() -> bool:
+        source._consumer.poll(timeout_ms=100)
+        return source._generation_now() > generation
+
+    wait_until(rejoined)
+    with pytest.raises(Unavailable, match="took the partitions away"):
+        source.consumed(messages)
+    assert [message.offset for message in take(source, 2)] == [4, 5]
+    source.close()
+
+
+@pytest.mark.kafka
 def test_every_partition_has_an_owner_after_a_member_lost_its_place(
     broker: KafkaBroker, topics: Topics
 ) -> None:

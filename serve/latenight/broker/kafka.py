@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.coordinator.assignors.range import RangePartitionAssignor
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.structs import MemberState, OffsetAndMetadata, TopicPartition
 
 from latenight.broker import Consumed, Message, Partition, Start, TopicFacts, next_offsets
@@ -37,6 +37,8 @@ SESSION_MS = 45_000
 # Nobody learns the committed place of a partition while a transaction that moves it is open. Longer than this it
 # hangs: Kafka has lost track of it (seen when an unreplicated broker was killed with -9 right after a commit).
 NO_PLACE_S = 3 * TRANSACTION_MS / 1000
+NO_GENERATION = -1  # of a reader outside its group
+MIN_ASK_MS = 1000  # to ask for a committed place
 # A fetch returns up to this much of each partition and always at least one message, whatever its size.
 FETCH_BYTES = 8 * MIB
 
@@ -156,27 +158,58 @@ class KafkaSource:
         self._since_ms = since_ms
         self._first: dict[TopicPartition, int] = {}  # where poll began: where to rewind to without a commit
         self._fresh: dict[TopicPartition, OffsetAndMetadata] = {}  # polled since the last commit
+        self._generation = NO_GENERATION  # of the group, when its committed places were last asked for
         self._placed = time.monotonic()  # when all our partitions last had a place
 
     def poll(self, timeout_s: float, max_messages: int) -> list[Message]:
         """The next messages, [] if none came within the timeout."""
         with translated("cannot read"):
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000), max_records=max_messages)
+            for partition, records in polled.items():
+                self._first.setdefault(partition, records[0].offset)
+            if self._joined_anew(max(int(timeout_s * 1000), MIN_ASK_MS)):
+                return []
             if not polled:
                 self._check_places()
         for partition, records in polled.items():
-            self._first.setdefault(partition, records[0].offset)
             self._fresh[partition] = OffsetAndMetadata(records[-1].offset + 1, "", records[-1].leader_epoch)
         messages = [_message(record) for records in polled.values() for record in records]
         return [message for message in messages if message.timestamp_ms >= self._since_ms]
+
+    def _joined_anew(self, timeout_ms: int) -> bool:
+        """Whether the group was shared out anew since the last poll; then we go to the committed places.
+
+        A member that fell out and is back keeps its places in partitions that it gets again (kafka-python 3.0.12),
+        though others may have read on from there: what it polls first has been scored already.
+        """
+        generation = self._generation_now()
+        if generation in (self._generation, NO_GENERATION):
+            return False
+        for partition in self._consumer.assignment() if self._is_settled() else ():
+            try:
+                place = self._committed(partition, timeout_ms)
+            except KafkaTimeoutError:
+                self._wait_for_places([partition])
+                return True
+            place = self._first.get(partition) if place is None else place
+            if place is not None:
+                self._consumer.seek(partition, place)
+        self._generation = generation if self._is_settled() else NO_GENERATION
+        return True
+
+    def _generation_now(self) -> int:
+        is_member = self._consumer.config["group_id"] is not None
+        return int(self._consumer.group_metadata().generation_id) if is_member else NO_GENERATION
 
     def consumed(self, messages: Iterable[Message]) -> Consumed:
         """The place behind these messages of the last poll."""
         offsets = next_offsets(messages)
         member = self._consumer.group_metadata()
-        # A member that fell out of its group has no generation, and the broker takes a commit without one for
-        # that of a lone reader: it accepts it while the group is empty, whoever read in between.
-        if member.generation_id < 0 or not offsets.keys() <= set(map(tuple, self._consumer.assignment())):
+        # Only in the generation that they were polled in are the messages ours. A member that fell out of its group has
+        # none, and the broker takes a commit without one for that of a lone reader: it accepts it while the group is
+        # empty, whoever read in between.
+        held = NO_GENERATION != member.generation_id == self._generation
+        if not held or not offsets.keys() <= set(map(tuple, self._consumer.assignment())):
             raise Unavailable("the group took the partitions away while their messages were being scored")
         self._fresh = {}
         return Consumed(offsets, member)
@@ -231,11 +264,15 @@ class KafkaSource:
     def _check_places(self) -> None:
         """Notice partitions that stay without a place: they look as if nothing came."""
         assigned = self._consumer.assignment() if self._is_settled() else ()
-        lost = sorted(each for each in assigned if self._consumer.position(each, timeout_ms=0) is None)
+        self._wait_for_places(
+            [each for each in assigned if self._consumer.position(each, timeout_ms=0) is None]
+        )
+
+    def _wait_for_places(self, lost: list[TopicPartition]) -> None:
         if not lost:
             self._placed = time.monotonic()
         elif time.monotonic() - self._placed > NO_PLACE_S:
-            names = ", ".join(f"{topic}/{number}" for topic, number in lost)
+            names = ", ".join(f"{topic}/{number}" for topic, number in sorted(lost))
             raise Unavailable(
                 f"Kafka does not tell the committed place of {names}: a transaction hangs in it; find and end it "
                 "with kafka-transactions.sh find-hanging and abort"
@@ -254,10 +291,10 @@ class KafkaSource:
             position = self._committed(partition)
         return position or 0
 
-    def _committed(self, partition: TopicPartition) -> int | None:
+    def _committed(self, partition: TopicPartition, timeout_ms: int = REQUEST_MS) -> int | None:
         if self._consumer.config["group_id"] is None:
             return None
-        committed: int | None = self._consumer.committed(partition, timeout_ms=REQUEST_MS)
+        committed: int | None = self._consumer.committed(partition, timeout_ms=timeout_ms)
         return committed
 
 
