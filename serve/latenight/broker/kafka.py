@@ -194,6 +194,7 @@ class KafkaSource:
             place = self._first.get(partition) if place is None else place
             if place is not None:
                 self._consumer.seek(partition, place)
+        self._fresh = {}
         self._generation = generation if self._is_settled() else NO_GENERATION
         return True
 
