@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from latenight.calibration import calibrated, fit_calibration, from_arrays
-from latenight.channels import STATISTICS
+from latenight.channels import FAMILIES as CHANNELS
+from latenight.channels import FAMILY, STATISTICS
 from latenight.spectra import SPECTYPES
 
 GALAXY, QSO, STAR, UNKNOWN = range(len(SPECTYPES))
@@ -61,6 +62,19 @@ def test_every_channel_is_uniform() -> None:
     p = calibrated(CALIBRATION, *sample(20_000, seed=3)).channels
     np.testing.assert_allclose(np.median(p, axis=0), 0.5, atol=0.03)
     np.testing.assert_allclose((p < 0.1).mean(axis=0), 0.1, atol=0.01)
+
+
+def test_a_channel_that_few_spectra_have_is_uniform() -> None:
+    """Where three quarters of the calibration spectra, or all of a fold, lack a channel, its p is uniform."""
+    statistics, group, snr = sample(12_000, seed=13)
+    recon = CHANNELS.index("recon")
+    for lacking in (np.arange(12_000) % 4 > 0, np.arange(12_000) % 3 > 0):
+        known = statistics.copy()
+        known[np.ix_(lacking, np.flatnonzero(recon == FAMILY))] = np.nan
+        calibration = fit_calibration(known, group, snr, RELATIVES, np.arange(12_000) % 3)
+        p = calibrated(calibration, *sample(12_000, seed=14)).channels[:, recon]
+        assert np.median(p) == pytest.approx(0.5, abs=0.05)
+        assert np.mean(p < 0.1) == pytest.approx(0.1, abs=0.02)
 
 
 def test_a_stranger_statistic_never_has_a_larger_p() -> None:

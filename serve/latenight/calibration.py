@@ -104,13 +104,17 @@ def fit_calibration(
     wild = _wild(single, values, group, log_snr)
     samples = [sample & ~wild for sample in samples]
     single = _fit_table(values, samples, log_snr)
+    own = _p_values(single, values, group, log_snr)
     smallest = np.empty((len(values), len(FAMILIES) + 1))
     for k in np.unique(fold):
-        # A group with no spectra elsewhere has only itself to go by.
-        others = [s & (fold != k) if (s & (fold != k)).any() else s for s in samples]
-        mine, table = fold == k, _fit_table(values, others, log_snr)
-        smallest[mine] = _smallest(_p_values(table, values[mine], group[mine], log_snr[mine]))
-    return Calibration(single, _fit_table(-np.log(smallest), samples, log_snr))
+        mine = fold == k
+        others = [s & ~mine if (s & ~mine).any() else s for s in samples]
+        p = _p_values(_fit_table(values, others, log_snr), values[mine], group[mine], log_snr[mine])
+        # What no other fold covers has only itself to go by.
+        smallest[mine] = _smallest(np.where(p < 1, p, own[mine]))
+    # A family that does not cover a spectrum has p = 1 there, which tells nothing of where it does.
+    known = np.where(smallest < 1, -np.log(smallest), np.nan)
+    return Calibration(single, _fit_table(known, samples, log_snr))
 
 
 def comparable(statistics: Array) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 from latenight.spectra import ARMS, PIXEL
 
 NARROW = (1, 2, 4, 8, 16)  # pixels of a window after a high pass
+SCANNED_BY_ARM = (1, 4)  # of these, each arm by itself as well
 BROAD = (32, 64, 128, 256, 512, 1024)  # pixels of a window
 NOISE = (64, 128, 256, 512, 1024, 2048)
 CHUNKS = (16, 64, 200)
@@ -62,7 +63,7 @@ def _halves() -> list[Statistic]:
 
 def _scans() -> list[Statistic]:
     found = [s for w in NARROW for s in _both(f"scan{w}", "scan", PIXEL * w)]
-    found += [s for w in (1, 4) for s in _arms(f"scan{w}", "scan", 1)]
+    found += [Statistic(f"scan{w}_{a.name}", "scan", width=PIXEL * w) for w in SCANNED_BY_ARM for a in ARMS]
     found.append(Statistic("crowd", "scan"))
     for kind in ("white", "model"):
         found += [s for w in BROAD for s in _both(f"{kind}{w}", "broad", PIXEL * w)]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latenight.channels import BROAD, CHUNKS, NARROW, NOISE
+from latenight.channels import BROAD, CHUNKS, NARROW, NOISE, SCANNED_BY_ARM
 from latenight.spectra import ARMS, PIXEL
 from latenight_train.blocks import BLOCK, PER_ARM, block_sums, by_arm, spread, window_sums
 from latenight_train.second import MODEL, WHITE
@@ -23,7 +23,6 @@ Found = tuple[tuple[str, ...], Tensor, Tensor | None]
 HIGH_PASS = 11  # blocks of the running mean that narrow scans are free of: 88 pixels
 LIMIT = 200.0  # sigma of a pixel
 CROWD = 3.0  # sigma
-SCANNED_BY_ARM = (1, 4)  # widths
 
 
 def both(name: str) -> tuple[str, str]:
@@ -69,13 +68,20 @@ class Scans(nn.Module):
             functional.embedding(at, waves[:, None])[:, :, 0],
         )
 
+    def strongest_by_arm(self, name: str, windows: Tensor, step: int, width: int) -> Found:
+        """The largest window of either sign in each arm; arguments as for strongest."""
+        size = windows.abs()
+        at = size.argmax(dim=2)
+        centres = self.wave_min[:, 0] + PIXEL * (at * step + 0.5 * (width - 1))
+        return each_arm(name), size.gather(2, at[:, :, None])[:, :, 0], centres
+
     def narrow(self, s: Solved, high: Tensor) -> list[Found]:
         """Windows of 1 to 16 pixels after the high pass, in quiet pixels and in restless ones."""
         found: list[Found] = []
         for width, t, step in significances(high.clamp(-LIMIT, LIMIT), s.quiet, NARROW):
             found.append(self.strongest(f"scan{width}", t, step, width))
             if width in SCANNED_BY_ARM:
-                found.append((each_arm(f"scan{width}"), t.abs().amax(2), None))
+                found.append(self.strongest_by_arm(f"scan{width}", t, step, width))
             if width == 4:
                 found.append((("crowd",), (t.abs() > CROWD).to(t.dtype).mean((1, 2))[:, None], None))
         for width, t, step in significances(high.clamp(-LIMIT, LIMIT), s.good - s.quiet, (4,)):
