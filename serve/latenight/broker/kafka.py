@@ -187,13 +187,10 @@ class KafkaSource:
             return False
         for partition in self._consumer.assignment() if self._is_settled() else ():
             try:
-                place = self._committed(partition, timeout_ms)
+                self._go_back(partition, timeout_ms)
             except KafkaTimeoutError:
                 self._wait_for_places([partition])
                 return True
-            place = self._first.get(partition) if place is None else place
-            if place is not None:
-                self._consumer.seek(partition, place)
         self._fresh = {}
         self._generation = generation if self._is_settled() else NO_GENERATION
         return True
@@ -226,8 +223,14 @@ class KafkaSource:
         self._fresh = {}
         with translated("cannot go back to the committed place"):
             for partition in self._consumer.assignment() & set(self._first):
-                committed = self._committed(partition)
-                self._consumer.seek(partition, self._first[partition] if committed is None else committed)
+                self._go_back(partition, REQUEST_MS)
+
+    def _go_back(self, partition: TopicPartition, timeout_ms: int) -> None:
+        """Go to the committed place; where nobody has committed, to where poll began."""
+        committed = self._committed(partition, timeout_ms)
+        place = self._first.get(partition) if committed is None else committed
+        if place is not None:
+            self._consumer.seek(partition, place)
 
     def positions(self) -> dict[Partition, int]:
         """The next offset of every partition; {} while the group shares out its partitions."""
