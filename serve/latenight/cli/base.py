@@ -133,3 +133,15 @@ budget_option = click.option(
     default=DEFAULT_BUDGET,
     help="Expected false alerts per 100 000 eligible spectra.",
 )
+
+
+def root_option(command: str, otherwise: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The directories that a command confines pointers to; otherwise tells in its help what none means."""
+    return click.option(
+        "--root",
+        "roots",
+        envvar=f"LATENIGHT_{command.upper()}_ROOT",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        help=f"Directory that messages may point into; may be given several times.{otherwise}",
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from latenight.cli.base import kafka_options, main, threads_option
+from latenight.cli.base import kafka_options, main, root_option, threads_option
 from latenight.errors import StartupError
 
 if TYPE_CHECKING:
@@ -25,14 +25,7 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Load this model, prove it on its golden spectra and time it.",
 )
-@click.option(
-    "--root",
-    "roots",
-    envvar="LATENIGHT_DOCTOR_ROOT",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    help="Directory that messages may point into; may be given several times.",
-)
+@root_option("doctor")
 @threads_option
 def doctor(
     *,

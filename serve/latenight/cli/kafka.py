@@ -18,6 +18,7 @@ from latenight.cli.base import (
     device_option,
     kafka_options,
     main,
+    root_option,
     stop_on_signals,
     threads_option,
 )
@@ -40,14 +41,7 @@ if TYPE_CHECKING:
     help="Name of this daemon in its group, the same after a restart; two at once fence each other.",
 )
 @click.option("--drain", is_flag=True, help="Score what the topic holds now, then exit with 0.")
-@click.option(
-    "--root",
-    "roots",
-    envvar="LATENIGHT_SERVE_ROOT",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    help="Directory that messages may point into; may be given several times.  [default: any]",
-)
+@root_option("serve", "  [default: any]")
 @click.option(
     "--shadow",
     type=click.Path(path_type=Path),
