@@ -71,7 +71,7 @@ class EagerScorer:
     def _second(self, rows: Tensors, modes: ModeGroup | None) -> Tensor:
         """Refinement and statistics of the rows of one group."""
         weights = modes.weights if modes else no_modes(self.groups)
-        constants = [torch.from_numpy(weights[name]) for name in ("columns", "grid", "precision")]
+        constants = [torch.from_numpy(weights[name]) for name in ("modes", "profiles", "grid", "precision")]
         spectra = [rows[name] for name in ("flux", "ivar", "z")]
         n = len(rows["z"])
         refined = {"norm": torch.ones(n), "coefficients": torch.zeros(n, len(weights["precision"]))}

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from latenight.passes import read_modes
+from latenight.passes import FINE, read_modes, weights_of
 from latenight.spectra import N_PIX, WAVE
 from latenight_train.modes import (
-    N_COLUMNS,
     N_MODES,
     QUIET,
     TYPICAL,
@@ -67,7 +66,7 @@ def fitted(flux: Floats, ivar: Floats, z: Floats, start: Modes | None = None) ->
 def error_on_new_spectra(modes: Modes) -> float:
     """Rms error of the fit, in units of the noise of a pixel."""
     flux, ivar, z, truth = draw(40, seed=5)
-    weights = (modes.columns, grid(), modes.precision)
+    weights = weights_of(modes.columns, GROUP.grid, modes.precision).values()
     with torch.inference_mode():
         mean, *_ = Refinement()(*map(torch.from_numpy, (flux, ivar, z, *weights)))
     return float(np.sqrt(np.mean((mean.numpy() - arms(truth)) ** 2)))
@@ -78,13 +77,9 @@ MODES = learn()
 
 def solve(flux: Floats, ivar: Floats, z: Floats) -> list[Floats]:
     """Mean, variance and coefficients by the module that is exported."""
-    weights = (MODES.columns, grid(), MODES.precision)
+    weights = weights_of(MODES.columns, GROUP.grid, MODES.precision).values()
     with torch.inference_mode():
         return [t.numpy() for t in Refinement()(*map(torch.from_numpy, (flux, ivar, z, *weights)))]
-
-
-def grid() -> NDArray[np.float64]:
-    return np.array([np.log(GROUP.wave_min), 1 / GROUP.step, GROUP.n_bins - 2])
 
 
 def arms(joint: Floats) -> Floats:
@@ -104,13 +99,12 @@ def test_the_solution_is_the_posterior_mean() -> None:
     flux, ivar, z, _ = draw(3, seed=6)
     mean, _, coefficients, _ = solve(flux, ivar, z)
     norm = norm_of(torch.from_numpy(flux), torch.from_numpy(ivar)).numpy().astype(float)
-    start, per_unit, _ = grid()
+    weights = weights_of(MODES.columns, GROUP.grid, MODES.precision)
+    start, per_unit, last = weights["grid"]
     for row in range(3):
         position = (np.log(WAVE) - np.log(1 + float(z[row])) - start) * per_unit
-        left = position.astype(int)
-        part = (position - left)[:, None]
-        at = MODES.columns[left] * (1 - part) + MODES.columns[left + 1] * part
-        m, typical, s2 = at[:, :N_MODES], at[:, TYPICAL], at[:, VARIANCE]
+        at = np.rint(np.clip(position, 0, last)).astype(int)
+        m, typical, s2 = weights["modes"][at], *weights["profiles"][[TYPICAL, VARIANCE]][:, at]
         y = flux[row] / norm[row] - typical
         with np.errstate(divide="ignore"):
             weight = 1 / (1 / (ivar[row] * norm[row] ** 2) + s2)
@@ -163,7 +157,7 @@ def strength_of_anomalies(modes: Modes) -> float:
     """Median over new spectra of how many sigma of a weak anomaly, S/N 18, the model leaves."""
     flux, ivar, z, _ = draw(40, seed=5)
     shape = 2 * anomaly(z) * (ivar > 0)
-    weights = (modes.columns, grid(), modes.precision)
+    weights = weights_of(modes.columns, GROUP.grid, modes.precision).values()
     with torch.inference_mode():
         mean, variance, *_ = Refinement()(*map(torch.from_numpy, (flux + shape, ivar, z, *weights)))
     weight = ivar / (1 + ivar * to_arms(variance).numpy())
@@ -180,8 +174,8 @@ def test_bins_where_some_spectra_stray_far_are_restless() -> None:
     modes = fitted(flux, ivar, z)
     wave = GROUP.wave_min * np.exp(GROUP.step * np.arange(GROUP.n_bins))
     near = np.abs(wave - 6564) < 4
-    assert (modes.columns[near, QUIET] == 0).all()
-    assert modes.columns[~near, QUIET].mean() > 0.98
+    assert (modes.columns[near, N_MODES + QUIET] == 0).all()
+    assert modes.columns[~near, N_MODES + QUIET].mean() > 0.98
 
 
 def test_unused_columns_stay_at_zero() -> None:
@@ -210,5 +204,5 @@ def test_only_groups_with_enough_spectra_are_fitted_and_come_back_from_the_bundl
     write_modes(models, tmp_path / "modes.npz")
     (group,) = read_modes(tmp_path / "modes.npz")
     assert (group.spectype, group.z_min, group.z_max) == ("GALAXY", -0.1, 0.5)
-    assert group.weights["columns"].shape == (models[0][0].n_bins, N_COLUMNS)
+    assert group.weights["modes"].shape == (FINE * (models[0][0].n_bins - 1) + 1, N_MODES)
     assert all(np.isfinite(weights).all() for weights in group.weights.values())

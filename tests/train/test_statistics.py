@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from latenight.channels import PASS2
+from latenight.passes import weights_of
 from latenight.spectra import ARMS, N_JOINT, N_PIX, WAVE, WAVE_JOINT
 from latenight_train.blocks import N_STACKED, stacked, window_sums
 from latenight_train.modes import N_COLUMNS, N_MODES, QUIET
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 NAMES = [statistic.name for statistic in PASS2]
 STATISTICS = Statistics().eval()
-GRID = np.array([np.log(3500.0), 1e3, 1100.0])
+GRID = np.array([np.log(3500.0), 1e3])
 
 
 def columns() -> np.ndarray:
@@ -29,7 +30,7 @@ def columns() -> np.ndarray:
     bins = np.arange(1102)
     waves = [np.cos(np.pi * k * bins / 1101) for k in range(4)]
     out = np.zeros((len(bins), N_COLUMNS), np.float32)
-    out[:, :4], out[:, QUIET] = np.stack(waves, axis=1), 1
+    out[:, :4], out[:, N_MODES + QUIET] = np.stack(waves, axis=1), 1
     return out
 
 
@@ -57,9 +58,9 @@ def inputs(n: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def statistics(rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    group = (columns(), GRID, np.eye(N_MODES, dtype=np.float32))
+    group = weights_of(columns(), GRID, np.eye(N_MODES, dtype=np.float32))
     with torch.inference_mode():
-        values, waves = STATISTICS(*(torch.from_numpy(v) for v in (*rows.values(), *group)))
+        values, waves = STATISTICS(*(torch.from_numpy(v) for v in (*rows.values(), *group.values())))
     return values.numpy(), waves.numpy()
 
 

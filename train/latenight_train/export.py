@@ -9,7 +9,7 @@ import onnx
 import torch
 
 from latenight.spectra import N_JOINT, N_PIX
-from latenight_train.modes import N_COLUMNS, N_MODES
+from latenight_train.modes import N_MODES
 from latenight_train.slices import with_slices
 
 if TYPE_CHECKING:
@@ -57,19 +57,28 @@ def export_statistics(statistics: nn.Module, path: Path) -> None:
     _export(statistics, {**inputs, **_group()}, STATISTICS_OUTPUTS, path, GROUP_AXES)
 
 
-GROUP_AXES: dict[str, str | None] = {"columns": "bins", "grid": None, "precision": None}
+GROUP_AXES: dict[str, dict[int, str]] = {
+    "modes": {0: "points"},
+    "profiles": {1: "points"},
+    "grid": {},
+    "precision": {},
+}
 
 
 def _group() -> dict[str, torch.Tensor]:
     """Example of the inputs that all rows of a group share."""
-    grid = torch.tensor([8.0, 1e4, 498.0], dtype=torch.float64)
-    return {"columns": torch.ones(500, N_COLUMNS), "grid": grid, "precision": torch.eye(N_MODES)}
+    return {
+        "modes": torch.ones(500, N_MODES),
+        "profiles": torch.ones(3, 500),
+        "grid": torch.tensor([8.0, 1e4, 499.0], dtype=torch.float64),
+        "precision": torch.eye(N_MODES),
+    }
 
 
 def export_neighbours(neighbours: nn.Module, latent: int, path: Path) -> None:
     """Write the kNN graph: latent (N, d), bank (M, d), minus_norm2 (M,) -> distances, indices (N, 16)."""
     inputs = {"latent": torch.ones(3, latent), "bank": torch.ones(50, latent), "minus_norm2": torch.ones(50)}
-    _export(neighbours, inputs, NEIGHBOURS_OUTPUTS, path, {"bank": "m", "minus_norm2": "m"})
+    _export(neighbours, inputs, NEIGHBOURS_OUTPUTS, path, {"bank": {0: "m"}, "minus_norm2": {0: "m"}})
 
 
 def _export(
@@ -77,11 +86,11 @@ def _export(
     inputs: dict[str, torch.Tensor],
     outputs: tuple[str, ...],
     path: Path,
-    axes: dict[str, str | None] | None = None,
+    axes: dict[str, dict[int, str]] | None = None,
 ) -> None:
-    """Export one module with a dynamic first axis ("n" unless axes names another, or None) and check the file."""
-    names = {name: (axes or {}).get(name, "n") for name in inputs}
-    dynamic = {name: {0: axis} for name, axis in names.items() if axis}
+    """Export one module and check the file; the first axis is "n" where axes names no dynamic ones."""
+    rows = {0: "n"}
+    dynamic = {name: (axes or {}).get(name, rows) for name in inputs}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracing exporter is the older one and says so
         # It takes 3 s for the statistics, where the newer one (dynamo=True) takes 35 s and writes twice the nodes.
@@ -93,7 +102,7 @@ def _export(
             opset_version=OPSET,
             input_names=list(inputs),
             output_names=list(outputs),
-            dynamic_axes={**dynamic, **{name: {0: "n"} for name in outputs}},
+            dynamic_axes={**dynamic, **dict.fromkeys(outputs, rows)},
         )
     onnx.save(with_slices(onnx.load(str(path))), str(path))
     onnx.checker.check_model(str(path), full_check=True)

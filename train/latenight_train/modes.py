@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from latenight.errors import StartupError
-from latenight.passes import ModeGroup
+from latenight.passes import ModeGroup, weights_of
 from latenight.spectra import WAVE
 from latenight_train.data import evenly
 from latenight_train.em import LinearModel, learn
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 N_MODES = 32  # columns of every group's modes; groups with fewer fill up with zeros
-TYPICAL, VARIANCE, QUIET = range(N_MODES, N_MODES + 3)  # further columns
+TYPICAL, VARIANCE, QUIET = range(3)  # profiles
 N_COLUMNS = N_MODES + 3
 MIN_SPECTRA = 60  # fewer cannot carry a group of their own
 MAX_SPECTRA = 12_000  # of a group: 2.5 GB on the finest grid
@@ -67,6 +67,11 @@ class Group:
     def n_bins(self) -> int:
         """Number of grid points."""
         return int(np.log(self.wave_max / self.wave_min) / self.step) + 2
+
+    @property
+    def grid(self) -> NDArray[np.float64]:
+        """ln(wavelength) of the first grid point, and points per unit of it, (2,)."""
+        return np.array([np.log(self.wave_min), 1 / self.step])
 
 
 # Quasars vary smoothly and are few: coarser bins, fewer modes.
@@ -148,22 +153,19 @@ def served(models: list[tuple[Group, Modes]]) -> list[ModeGroup]:
     """The linear models as the scorer uses them."""
     found = []
     for group, modes in models:
-        last = group.n_bins - 2  # the last bin with a right neighbour
-        grid = np.array([np.log(group.wave_min), 1 / group.step, last])
-        weights = {"columns": modes.columns, "grid": grid, "precision": modes.precision}
+        weights = weights_of(modes.columns, group.grid, modes.precision)
         found.append(ModeGroup(group.spectype, group.z_min, group.z_max, weights))
     return found
 
 
 def write_modes(models: list[tuple[Group, Modes]], path: Path) -> None:
     """Write modes.npz, which latenight.passes.read_modes reads."""
-    groups = served(models)
     arrays: dict[str, NDArray[Any]] = {
-        "spectype": np.array([group.spectype for group in groups], "U8"),
-        "z_range": np.array([(group.z_min, group.z_max) for group in groups]).reshape(-1, 2),
+        "spectype": np.array([group.spectype for group, _ in models], "U8"),
+        "z_range": np.array([(group.z_min, group.z_max) for group, _ in models]).reshape(-1, 2),
     }
-    for k, group in enumerate(groups):
-        arrays |= {f"{name}_{k}": values for name, values in group.weights.items()}
+    for k, (group, modes) in enumerate(models):
+        arrays |= {f"columns_{k}": modes.columns, f"grid_{k}": group.grid, f"precision_{k}": modes.precision}
     np.savez(path, allow_pickle=False, **arrays)
 
 
@@ -181,11 +183,7 @@ def fit_modes(y: Tensor, w: Tensor, group: Group, seed: int, start: Modes | None
     model = learn(y, w, k, group.smooth, seed, start.learned if start else None)
     columns = torch.zeros(y.shape[1], N_COLUMNS)
     columns[:, :k] = model.modes.T
-    columns[:, TYPICAL], columns[:, VARIANCE], columns[:, QUIET] = (
-        model.modes.T @ model.mean,
-        model.s2,
-        model.quiet,
-    )
+    columns[:, N_MODES:] = torch.stack([model.modes.T @ model.mean, model.s2, model.quiet], dim=1)
     precision = torch.eye(N_MODES)
     precision[:k, :k] = model.prior
     return Modes(columns.numpy(), precision.numpy(), model)

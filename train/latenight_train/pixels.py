@@ -70,22 +70,16 @@ def norm_of(flux: Tensor, ivar: Tensor) -> Tensor:
     return torch.maximum((weight * flux).sum(1, keepdim=True) / total, 0.3 * n_good / total).clamp(min=1e-9)
 
 
-def columns_at(ln_wave: Tensor, columns: Tensor, z: Tensor, grid: Tensor) -> Tensor:
-    """Columns of a rest-frame grid at observed pixels, linearly interpolated, (N, pixels, columns).
+def nearest(ln_wave: Tensor, z: Tensor, grid: Tensor) -> Tensor:
+    """The point of a rest-frame grid next to each observed pixel, (N, pixels).
 
     Args:
         ln_wave: (pixels,) float64 ln(observed wavelength).
-        columns: (bins, columns).
         z: (N,) redshifts.
-        grid: (3,) float64: ln(wavelength) of the first bin, bins per unit of it, number of the last but one bin.
+        grid: (3,) float64: ln(wavelength) of the first point, points per unit of it, number of the last.
     """
     position = (ln_wave - torch.log(1 + z.double())[:, None] - grid[0]) * grid[1]
-    position = torch.minimum(position.clamp(min=0.0), grid[2])
-    left = position.floor()
-    fraction = (position - left).float()[:, :, None]
-    index = left.long()
-    low = functional.embedding(index, columns)
-    return low + fraction * (functional.embedding(index + 1, columns) - low)
+    return torch.minimum(position.clamp(min=0.0), grid[2]).round().long()
 
 
 class RestBins(nn.Module):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from latenight.spectra import WAVE
 from latenight_train.blocks import taken
 from latenight_train.modes import N_MODES, TYPICAL, VARIANCE
-from latenight_train.pixels import clean, columns_at, first_arm, norm_of
+from latenight_train.pixels import clean, first_arm, nearest, norm_of
 
 STEPS = 3
 OUTLIER = 5.0  # sigma; pixels beyond weigh as much as this, so that a spike does not bend the model
@@ -28,7 +29,14 @@ class Refinement(nn.Module):
         self.units = torch.split(torch.eye(N_MODES), 1, dim=1)
 
     def forward(
-        self, flux: Tensor, ivar: Tensor, z: Tensor, columns: Tensor, grid: Tensor, precision: Tensor
+        self,
+        flux: Tensor,
+        ivar: Tensor,
+        z: Tensor,
+        modes: Tensor,
+        profiles: Tensor,
+        grid: Tensor,
+        precision: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Fit a batch of spectra of one group.
 
@@ -36,8 +44,9 @@ class Refinement(nn.Module):
             flux: (N, 7958).
             ivar: (N, 7958), 0 in bad pixels.
             z: (N,).
-            columns: (bins, N_COLUMNS) modes, mean spectrum, variance and quiet bins on the rest-frame grid.
-            grid: (3,) float64: ln(wavelength) of the first bin, bins per unit of it, number of the last but one bin.
+            modes: (points, N_MODES) on the rest-frame grid.
+            profiles: (3, points) mean spectrum, variance, and 1 in quiet bins.
+            grid: (3,) float64: ln(wavelength) of the first point, points per unit of it, number of the last.
             precision: (N_MODES, N_MODES) inverse prior covariance of the coefficients.
 
         Returns:
@@ -46,8 +55,9 @@ class Refinement(nn.Module):
         flux, ivar = clean(flux, ivar)
         norm = norm_of(flux, ivar)
         y, w = flux / norm, ivar * norm * norm
-        at = columns_at(self.ln_wave, columns, z, grid)  # (N, 7958, N_COLUMNS)
-        modes, typical, s2 = at[:, :, :N_MODES], at[:, :, TYPICAL], at[:, :, VARIANCE]
+        at = nearest(self.ln_wave, z, grid)
+        typical, s2 = profiles[TYPICAL][at], profiles[VARIANCE][at]
+        modes = functional.embedding(at, modes)  # (N, 7958, N_MODES)
         y = y - typical
         weight = torch.where(w > 0, 1 / (1 / torch.where(w > 0, w, torch.ones(())) + s2), torch.zeros(()))
         inverse = self.inverse(modes, weight, precision)

@@ -36,7 +36,7 @@ from latenight_train.blocks import (
     taken,
 )
 from latenight_train.modes import N_MODES, QUIET
-from latenight_train.pixels import clean, columns_at, to_arms
+from latenight_train.pixels import clean, nearest, to_arms
 
 OUTLIER = 5.0  # sigma; pixels beyond weigh as much as this in the solve
 STEPS = 2  # of the solve, each for the change: what float32 lost in the first is made good
@@ -134,7 +134,8 @@ class SecondSolve(nn.Module):
         sky: Tensor,
         norm: Tensor,
         coefficients: Tensor,
-        columns: Tensor,
+        modes: Tensor,
+        profiles: Tensor,
         grid: Tensor,
         precision: Tensor,
     ) -> Solved:
@@ -149,7 +150,8 @@ class SecondSolve(nn.Module):
             sky: (N, 7958) sigma of the sky.
             norm: (N,) of pass 1.
             coefficients: (N, N_MODES) of pass 1.
-            columns: of the group, as for Refinement; so are grid and precision.
+            modes: of the group, as for Refinement; so are profiles, grid and precision.
+            profiles: (3, points).
             grid: (3,).
             precision: (N_MODES, N_MODES).
         """
@@ -165,8 +167,8 @@ class SecondSolve(nn.Module):
         root = weight.sqrt()
         robust = weight * (OUTLIER / (y.abs() * root).clamp(min=OUTLIER))
         slope, lines = self.slope(model), self.line_excess(sky)
-        at = columns_at(self.ln_wave, columns, z, grid)
-        modes, quiet = at[:, :, :N_MODES], at[:, :, QUIET]
+        at = nearest(self.ln_wave, z, grid)
+        modes, quiet = functional.embedding(at, modes), profiles[QUIET][at]
         sums = self.block_products(robust, (model, sky, slope, lines), modes)
         projections = self.project(sums)
         weighted = (modes * robust[:, :, None]).transpose(1, 2)
