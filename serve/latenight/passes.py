@@ -10,7 +10,7 @@ import numpy as np
 from latenight import petal
 from latenight.channels import PASS2
 from latenight.session import Graph
-from latenight.spectra import ARMS, SPECTYPES, UNKNOWN
+from latenight.spectra import ARMS, N_PIX, SPECTYPES, UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -189,12 +189,12 @@ class Passes:
     ) -> petal.Corrected:
         """The eligible rows, corrected by what the petal's fibres, the sky's too, share."""
         rows, sky = np.flatnonzero(reasons == ""), np.flatnonzero(reasons == "sky")
-        used, nothing = np.concatenate([rows, sky]), np.zeros((len(sky), len(TO_ARMS)), np.float32)
+        used = np.concatenate([rows, sky])
         residuals = petal.Residuals(
             flux=spectra.flux[used],
             ivar=spectra.ivar[used],
-            model=np.concatenate([mean[:, TO_ARMS], nothing]),
-            variance=np.concatenate([variance[:, TO_ARMS], nothing]),
+            model=_at_arms(mean, len(used)),
+            variance=_at_arms(variance, len(used)),
             table=spectra.table[used],
         )
         after = petal.corrected(residuals, self._learned)
@@ -217,6 +217,14 @@ class Passes:
         own = (ids == targetid[:, None]) & (targetid[:, None] > 0)
         distances = np.sort(np.where(own, np.inf, nearest["distances"]), axis=1)
         return np.asarray(distances[:, :N_NEIGHBOURS].mean(axis=1), np.float32)
+
+
+def _at_arms(joint: Floats, n: int) -> Floats:
+    """Values on the joint grid, (k, 7781), at the pixels of the arms, (n, 7958); rows beyond the k are 0."""
+    values = np.zeros((n, N_PIX), np.float32)
+    for arm in ARMS:
+        values[: len(joint), arm.pixels] = joint[:, arm.joint_pixels]
+    return values
 
 
 def read_modes(path: Path) -> list[ModeGroup]:

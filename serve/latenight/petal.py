@@ -9,15 +9,17 @@ petal to innocence.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latenight.skyfibres import inverse, sky_sigma
-from latenight.spectra import ARM_OF_PIXEL, ARMS, N_PIX
+from latenight.skyfibres import sky_sigma
+from latenight.spectra import ARMS, N_PIX
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
@@ -40,9 +42,8 @@ SMOOTH_GAIN, PIXEL_GAIN = (
 SMOOTH_PIXELS = 101
 NOISE_CLIP, MEAN_CLIPPED_SQUARE = 3.0, 0.995  # mean of min(u^2, 9) for normal u
 DIFFERENT = 5.0  # robust sigmas from the petal's other fibres
-HALF_ARMS = 2 * ARM_OF_PIXEL + np.concatenate(
-    [np.arange(arm.n) >= arm.n // 2 for arm in ARMS]
-)  # (7958,) 0..5
+HALF_STARTS = [arm.start + half for arm in ARMS for half in (0, arm.n // 2)]  # first pixels of half arms
+ROWS = 16  # at a time: their arrays of 0.5 MB stay in the cache of a core
 
 
 @dataclass(frozen=True)
@@ -121,22 +122,59 @@ def corrected(r: Residuals, learned: Learned) -> Corrected:
         r: all eligible rows and sky fibres of a message.
         learned: from training.
     """
-    r = replace(r, flux=np.where(r.ivar > 0, r.flux, 0))
-    out = Corrected(r.flux.copy(), r.ivar / learned.pixel_noise, np.empty_like(r.flux))
     petals = np.stack([r.table["tileid"], r.table["petal"]], axis=1)
-    for petal in np.unique(petals, axis=0):
-        rows = np.flatnonzero((petals == petal).all(axis=1))
-        mine = r.take(rows)
-        if petal[1] < 0 or len(rows) < MIN_ROWS:
-            out.sky[rows] = sky_sigma(mine.ivar, mine.model, learned.sky_variance)
-            continue
-        of_sky = mine.ivar[mine.table["objtype"] == "SKY"]
-        out.sky[rows] = sky = sky_sigma(mine.ivar, mine.model, learned.sky_variance, of_sky)
-        found = shared(mine, sky, learned.pixel_noise)
-        flux = (mine.flux - found.residual * sky) / (1 + found.gain)
-        out.flux[rows] = np.where(mine.ivar > 0, flux, 0)
-        out.ivar[rows] = mine.ivar / found.noise
+    found, which = np.unique(petals, axis=0, return_inverse=True)
+    if len(found) == 1:
+        return _corrected_petal(r, found[0][1] >= 0, learned)
+    out = Corrected(*(np.empty_like(r.flux) for _ in range(3)))
+    for k, petal in enumerate(found):
+        rows = np.flatnonzero(which == k)
+        mine = _corrected_petal(r.take(rows), petal[1] >= 0, learned)
+        for whole, part in zip(vars(out).values(), vars(mine).values(), strict=True):
+            whole[rows] = part
     return out
+
+
+def _corrected_petal(r: Residuals, known: bool, learned: Learned) -> Corrected:
+    """The petal step for the fibres of one petal; known: whether they are."""
+    enough = known and len(r.flux) >= MIN_ROWS
+    of_sky = r.ivar[r.table["objtype"] == "SKY"] if enough else None
+    sky = sky_sigma(r.ivar, r.model, learned.sky_variance, of_sky)
+    zero = np.zeros(N_PIX, np.float32)
+    found = shared(r, sky, learned.pixel_noise) if enough else Shared(zero, zero, learned.pixel_noise)
+    flux, ivar = np.empty_like(r.flux), r.ivar / found.noise
+    per_gain = 1 / (1 + found.gain)
+    for rows in _chunks(len(flux)):
+        left = r.flux[rows] - found.residual * sky[rows]
+        left *= per_gain
+        flux[rows] = np.where(r.ivar[rows] > 0, left, 0)
+    return Corrected(flux, ivar, sky)
+
+
+def _chunks(n: int) -> Iterator[slice]:
+    """Slices of ROWS out of n rows."""
+    return (slice(start, min(start + ROWS, n)) for start in range(0, n, ROWS))
+
+
+@dataclass(frozen=True)
+class Sigmas:
+    """The fibres of one petal in units of their noise; all (n, 7958), 0 in bad pixels.
+
+    Attributes:
+        rest: flux without model, and without what was found to be common.
+        sky: one sigma of the sky.
+        model: reconstruction.
+        good: which pixels count.
+        n_good: (n, 6) number of them in each half of an arm.
+        snr: (n,) mean signal-to-noise ratio of the good pixels.
+    """
+
+    rest: Floats
+    sky: Floats
+    model: Floats
+    good: NDArray[np.bool_]
+    n_good: Floats
+    snr: Floats
 
 
 def shared(r: Residuals, sky: Floats, pixel_noise: Floats) -> Shared:
@@ -147,50 +185,90 @@ def shared(r: Residuals, sky: Floats, pixel_noise: Floats) -> Shared:
         sky: (n, 7958) sigma of the sky.
         pixel_noise: (7958,) factor on the variance of each pixel, learned in training.
     """
-    good = r.ivar > 0
-    root = np.sqrt(np.where(good, 1 / (inverse(r.ivar) + r.variance), 0))
-    sigmas = (r.flux - r.model) * root
-    rho = sky * root
-    ordinary, residual, rest = np.ones(len(sigmas), bool), np.zeros(N_PIX, np.float32), sigmas
+    s = _in_sigma(r, sky)
+    ordinary, residual = np.ones(len(sky), bool), np.zeros(N_PIX, np.float32)
     # More than one round: what is common may exceed CLIP, and fibres that differ must go first.
     for _ in range(ROUNDS):
-        clipped = np.clip(rest[ordinary], -CLIP, CLIP)
-        residual = residual + _ratio(clipped, rho[ordinary], 1 / SKY_PRIOR**2)
-        rest = sigmas - residual * rho
-        ordinary = ordinary_fibres(rest, good)
-    gain = _common_gain(np.clip(rest[ordinary], -CLIP, CLIP), (r.model * root)[ordinary])
-    rest -= gain * r.model * root
-    return Shared(residual, gain, _noise(rest, good, ordinary, pixel_noise, sigmas + r.model * root))
+        products, squares = _products(s.rest, s.sky, ordinary)
+        more = products / (squares + 1 / SKY_PRIOR**2)
+        residual += more
+        _take_off(s.rest, more, s.sky)
+        ordinary = ordinary_fibres(s.rest, s.n_good)
+    gain = _common_gain(*_products(s.rest, s.model, ordinary))
+    _take_off(s.rest, gain, s.model)
+    return Shared(residual, gain, _noise(s, ordinary, pixel_noise))
 
 
-def ordinary_fibres(sigmas: Floats, good: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _in_sigma(r: Residuals, sky: Floats) -> Sigmas:
+    """The fibres in units of their noise, model included."""
+    rest, sky_sigmas, model = (np.empty_like(r.flux) for _ in range(3))
+    good = r.ivar > 0
+    n_good, snr = np.empty((len(good), 6), np.float32), np.empty(len(good), np.float32)
+    for rows in _chunks(len(good)):
+        ivar = r.ivar[rows]
+        root = ivar * r.variance[rows]
+        root += 1
+        np.divide(ivar, root, out=root)
+        np.sqrt(root, out=root)
+        np.multiply(r.model[rows], root, out=model[rows])
+        np.multiply(sky[rows], root, out=sky_sigmas[rows])
+        root *= np.where(good[rows], r.flux[rows], 0)
+        np.subtract(root, model[rows], out=rest[rows])
+        n_good[rows] = _half_sums(good[rows].astype(np.float32))
+        snr[rows] = root.sum(axis=1) / np.maximum(n_good[rows].sum(axis=1), 1)
+    return Sigmas(rest, sky_sigmas, model, good, n_good, snr)
+
+
+def _products(rest: Floats, pattern: Floats, fibres: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Sums over some fibres of pattern times clipped residual and of pattern squared, (7958,) each."""
+    products, squares = np.zeros((2, N_PIX), np.float32)
+    for rows in _chunks(len(rest)):
+        of_fibres = fibres[rows].astype(np.float32)[:, None] * pattern[rows]
+        clipped = np.clip(rest[rows], -CLIP, CLIP)
+        products += np.einsum("np,np->p", clipped, of_fibres)
+        squares += np.einsum("np,np->p", of_fibres, of_fibres)
+    return products, squares
+
+
+def _take_off(rest: Floats, amplitude: Floats, pattern: Floats) -> None:
+    """Subtract amplitude (7958,) times pattern (n, 7958) from rest (n, 7958), in place."""
+    for rows in _chunks(len(rest)):
+        rest[rows] -= amplitude * pattern[rows]
+
+
+def _half_sums(values: Floats) -> Floats:
+    """Sums over the halves of the arms, (n, 6)."""
+    return np.add.reduceat(values, HALF_STARTS, axis=1)
+
+
+def ordinary_fibres(sigmas: Floats, n_good: Floats) -> NDArray[np.bool_]:
     """Which of n fibres differ from the others neither in the mean nor in the scatter of half an arm, (n,).
 
     Args:
-        sigmas: (n, 7958) residuals in sigma.
-        good: (n, 7958) which pixels count.
+        sigmas: (n, 7958) residuals in sigma, 0 in bad pixels.
+        n_good: (n, 6) number of good pixels in each half.
     """
-    halves = np.eye(6, dtype=np.float32)[HALF_ARMS]  # (7958, 6)
-    clipped = np.clip(sigmas, -2 * CLIP, 2 * CLIP)
-    n = np.maximum(good.astype(np.float32) @ halves, 1)
-    offset = clipped @ halves / np.sqrt(n)
-    scatter = np.square(clipped) @ halves / n
-    found = np.concatenate([offset, scatter], axis=1)
+    n = np.maximum(n_good, 1)
+    offset, scatter = np.empty((2, *n.shape), np.float32)
+    for rows in _chunks(len(n)):
+        clipped = np.clip(sigmas[rows], -2 * CLIP, 2 * CLIP)
+        offset[rows] = _half_sums(clipped)
+        clipped *= clipped
+        scatter[rows] = _half_sums(clipped)
+    found = np.concatenate([offset / np.sqrt(n), scatter / n], axis=1)
     away = np.abs(found - np.median(found, axis=0))
     different = (away > DIFFERENT * 1.4826 * np.maximum(np.median(away, axis=0), 1e-6)).any(axis=1)
     # Where more than half differ there is no norm to differ from.
     return ~different if np.count_nonzero(~different) >= MIN_ROWS // 2 else np.ones(len(sigmas), bool)
 
 
-def _ratio(sigmas: Floats, pattern: Floats, prior: float) -> Floats:
-    """Least-squares amplitude of a pattern in each pixel over the fibres, (7958,), drawn to 0 by a prior."""
-    products = np.einsum("np,np->p", sigmas, pattern)
-    return np.asarray(products / (np.einsum("np,np->p", pattern, pattern) + prior), np.float32)
+def _common_gain(products: Floats, squares: Floats) -> Floats:
+    """Relative gain that all fibres share, (7958,): a smooth part and one of each pixel.
 
-
-def _common_gain(sigmas: Floats, model: Floats) -> Floats:
-    """Relative gain that all fibres share, (7958,): a smooth part and one of each pixel."""
-    products, squares = np.einsum("np,np->p", sigmas, model), np.einsum("np,np->p", model, model)
+    Args:
+        products: (7958,) sums over fibres of residual times model, in sigma.
+        squares: (7958,) of the model squared.
+    """
     kernel = np.ones(SMOOTH_PIXELS)
     smooth = np.empty(N_PIX)
     for arm in ARMS:
@@ -200,18 +278,15 @@ def _common_gain(sigmas: Floats, model: Floats) -> Floats:
     return np.asarray(smooth + own, np.float32)
 
 
-def _noise(
-    sigmas: Floats,
-    good: NDArray[np.bool_],
-    ordinary: NDArray[np.bool_],
-    pixel_noise: Floats,
-    significance: Floats,
-) -> Floats:
+def _noise(s: Sigmas, ordinary: NDArray[np.bool_], pixel_noise: Floats) -> Floats:
     """Factor on the variance of each pixel, (7958,)."""
-    snr = significance.sum(axis=1) / np.maximum(good.sum(axis=1), 1)
-    faint = ordinary & (snr < FAINT_SNR)
+    faint = ordinary & (s.snr < FAINT_SNR)
     used = faint if np.count_nonzero(faint) >= MIN_ROWS else ordinary
-    n = np.count_nonzero(good[used], axis=0)
-    squares = np.minimum(np.square(sigmas[used]), NOISE_CLIP**2).sum(axis=0) / MEAN_CLIPPED_SQUARE
-    noise = (squares + PRIOR_ROWS * pixel_noise) / (n + PRIOR_ROWS)
+    n, squares = np.zeros((2, N_PIX), np.float32)
+    for rows in _chunks(len(used)):
+        mine = used[rows]
+        clipped = np.clip(s.rest[rows][mine], -NOISE_CLIP, NOISE_CLIP)
+        squares += np.einsum("np,np->p", clipped, clipped)
+        n += s.good[rows][mine].sum(axis=0, dtype=np.uint8)  # ROWS of them at most
+    noise = (squares / MEAN_CLIPPED_SQUARE + PRIOR_ROWS * pixel_noise) / (n + PRIOR_ROWS)
     return np.asarray(np.clip(noise, *NOISE_RANGE), np.float32)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latenight.spectra import ARM_OF_PIXEL, ARMS
+from latenight.spectra import ARMS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +33,6 @@ def sky_sigma(
         typical: (7958,) sky variance of training petals, in any unit.
         sky_ivar: (k, 7958) of the petal's sky fibres; with fewer than 5 the typical sky takes their place.
     """
-    variance = known_variance(ivar)
     if sky_ivar is not None and len(sky_ivar) >= MIN_SKY_FIBRES:
         seen = known_median(known_variance(sky_ivar))
         known = np.isfinite(seen)
@@ -42,39 +41,43 @@ def sky_sigma(
         level = np.ones(len(ivar))
     else:
         sky = typical
-        level = np.nan_to_num(known_median((variance / typical).T), nan=1.0)
-    factor = _factor(variance / level[:, None], model, sky, level)
-    return np.asarray(np.sqrt((level * factor)[:, None] * sky), np.float32)
+        level = np.nan_to_num(known_median((known_variance(ivar) / typical).T), nan=1.0)
+    factor = _factor(ivar, model, sky, level)
+    return np.sqrt(level * factor).astype(np.float32)[:, None] * np.sqrt(sky).astype(np.float32)
 
 
 def _factor(
-    variance: NDArray[np.floating], model: Floats, sky: NDArray[np.floating], level: NDArray[np.floating]
-) -> NDArray[np.floating]:
-    """The factor a of each fibre, (n,); variance in units of level, like the sky."""
+    ivar: Floats, model: Floats, sky: NDArray[np.floating], level: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """The factor a of each fibre, (n,), on a sky in units of level (n,)."""
     some = slice(None, None, EVERY)
-    dark = _dark(sky)[some] / sky[some]
-    weight = np.isfinite(variance[:, some]).astype(np.float64)
-    own = np.maximum(model[:, some], 0) * dark * weight / level[:, None]
-    arms = np.eye(len(ARMS))[ARM_OF_PIXEL[some]]  # (pixels, 3)
-    y = np.nan_to_num(variance[:, some] / sky[some])
+    variance = known_variance(ivar[:, some]) / level.astype(np.float32)[:, None]
+    known = np.isfinite(variance)
+    weight = known.astype(np.float32)
+    dark = (_dark(sky)[some] / sky[some]).astype(np.float32)
+    own = np.maximum(model[:, some], 0) * dark
+    own *= weight / level.astype(np.float32)[:, None]
+    y = np.where(known, variance / sky[some].astype(np.float32), 0)
     # Masked exposures leave single pixels of far higher variance.
     y = np.minimum(y, np.quantile(y, 0.98, axis=1, keepdims=True))
-    normal = np.zeros((len(variance), 4, 4))
+    normal = np.zeros((len(y), 4, 4))
     normal[:, 0, 0] = weight.sum(axis=1) + 1e-3
-    normal[:, 0, 1:] = normal[:, 1:, 0] = own @ arms
-    normal[:, [1, 2, 3], [1, 2, 3]] = np.square(own) @ arms + 1e-6
-    right = np.concatenate([y.sum(axis=1, keepdims=True), (own * y) @ arms], axis=1)
-    return np.clip(np.linalg.solve(normal, right[:, :, None])[:, 0, 0], *FACTOR_RANGE)
+    normal[:, 0, 1:] = normal[:, 1:, 0] = _arm_sums(own)
+    normal[:, [1, 2, 3], [1, 2, 3]] = _arm_sums(np.square(own)) + 1e-6
+    right = np.concatenate([y.sum(axis=1, keepdims=True), _arm_sums(own * y)], axis=1)
+    return np.clip(np.linalg.solve(normal, right[:, :, None].astype(np.float64))[:, 0, 0], *FACTOR_RANGE)
 
 
-def inverse(ivar: Floats) -> Floats:
-    """Noise variance, 1 in bad pixels and at most 1e30: the inverse of the smallest float32 is infinite."""
-    return np.asarray(1 / np.where(ivar > 0, np.maximum(ivar, 1e-30), 1), np.float32)
+def _arm_sums(thinned: Floats) -> Floats:
+    """Sums over every fifth pixel of each arm, (n, 3)."""
+    return np.add.reduceat(thinned, [-(-arm.start // EVERY) for arm in ARMS], axis=1)
 
 
 def known_variance(ivar: Floats) -> Floats:
-    """Noise variance, NaN in bad pixels."""
-    return np.asarray(np.where(ivar > 0, inverse(ivar), np.nan))
+    """Noise variance, NaN in bad pixels and at most 1e30: the inverse of the smallest float32 is infinite."""
+    variance = np.reciprocal(np.maximum(ivar, 1e-30))
+    variance[~(ivar > 0)] = np.nan
+    return variance
 
 
 def known_median(values: NDArray[np.floating]) -> NDArray[np.floating]:
