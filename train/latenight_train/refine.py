@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latenight.spectra import WAVE
+from latenight.spectra import N_PIX, WAVE
 from latenight_train.blocks import taken
 from latenight_train.modes import N_MODES, TYPICAL, VARIANCE
 from latenight_train.pixels import clean, first_arm, nearest, norm_of
 
 STEPS = 3
+UNSEEN = 1e-20  # weight of a bad pixel: nothing, and yet what the fit says there can be read off
 OUTLIER = 5.0  # sigma; pixels beyond weigh as much as this, so that a spike does not bend the model
 
 
@@ -26,7 +27,7 @@ class Refinement(nn.Module):
         super().__init__()
         self.register_buffer("ln_wave", torch.log(torch.from_numpy(WAVE)))
         self.register_buffer("unit", torch.eye(N_MODES))
-        self.units = torch.split(torch.eye(N_MODES), 1, dim=1)
+        self.units = torch.split(torch.eye(N_MODES), 1)
 
     def forward(
         self,
@@ -54,46 +55,66 @@ class Refinement(nn.Module):
         """
         flux, ivar = clean(flux, ivar)
         norm = norm_of(flux, ivar)
-        y, w = flux / norm, ivar * norm * norm
+        w = ivar * norm * norm
         at = nearest(self.ln_wave, z, grid)
-        typical, s2 = profiles[TYPICAL][at], profiles[VARIANCE][at]
-        modes = functional.embedding(at, modes)  # (N, 7958, N_MODES)
-        y = y - typical
-        weight = torch.where(w > 0, 1 / (1 / torch.where(w > 0, w, torch.ones(())) + s2), torch.zeros(()))
-        inverse = self.inverse(modes, weight, precision)
-        coefficients = inverse @ self.pull(modes, weight, y)  # (N, K, 1)
-        residual = y - (modes @ coefficients)[:, :, 0]
-        weight = weight * (OUTLIER / (residual.abs() * weight.sqrt()).clamp(min=OUTLIER))
-        inverse = self.inverse(modes, weight, precision)
-        # Each step solves for the change, from the residual: what float32 lost in the steps before (2 % in weakly
-        # constrained directions of bright spectra) is made good. With one step scores depend on the place in the
-        # batch to 3e-4, with STEPS to the last bits of the residual.
+        typical, s2 = self.profile(profiles, TYPICAL, at), self.profile(profiles, VARIANCE, at)
+        ok = w > 0
+        root = torch.where(
+            ok, 1 / (1 / torch.where(ok, w, torch.ones(())) + s2), torch.full((), UNSEEN)
+        ).sqrt()
+        modes = (
+            functional.embedding(at, modes) * root[:, :, None]
+        )  # (N, 7958, N_MODES) in sigma, like all below
+        y = (flux / norm - typical) * root
+        inverse = self.inverse(modes, precision)
+        coefficients = inverse @ self.pull(modes, y)  # (N, K, 1)
+        fitted = self.product(modes, coefficients)
+        robust = OUTLIER / (y - fitted).abs().clamp(min=OUTLIER)
+        # Each step solves for the change, from the residual, by the inverse of the unweighted outliers: it takes less
+        # of what is left the more outliers weighed. On 317 spectra, injected anomalies among them, 3 steps end within
+        # 1e-4 sigma in the worst pixel of the worst (2 steps 2e-3), and what float32 lost in the steps before (2 % in
+        # weakly constrained directions of bright spectra) is made good.
         for _ in range(STEPS):
-            right = self.pull(modes, weight, residual) - precision @ coefficients
+            right = self.pull(modes, robust * (y - fitted)) - precision @ coefficients
             coefficients = coefficients + inverse @ right
-            residual = y - (modes @ coefficients)[:, :, 0]
-        mean = typical + (modes @ coefficients)[:, :, 0]
-        return first_arm(mean) * norm, first_arm(s2) * norm * norm, coefficients[:, :, 0], norm[:, 0]
+            fitted = self.product(modes, coefficients)
+        mean = typical + fitted / root
+        return first_arm(mean) * norm, first_arm(s2) * (norm * norm), coefficients.flatten(1), norm[:, 0]
 
     @staticmethod
-    def pull(modes: Tensor, weight: Tensor, y: Tensor) -> Tensor:
-        """M'Wy, (N, N_MODES, 1)."""
-        return modes.transpose(1, 2) @ (weight * y)[:, :, None]
+    def profile(profiles: Tensor, which: int, at: Tensor) -> Tensor:
+        """One of the profiles at the pixels, (N, 7958).
 
-    def inverse(self, modes: Tensor, weight: Tensor, precision: Tensor) -> Tensor:
-        """(M'WM + P)^-1, (N, N_MODES, N_MODES), by Gauss-Jordan.
-
-        ONNX has no solver. Without pivoting: the matrix is positive definite.
+        GatherElements of one long row: Gather, which copies with a call per number, takes ten times as long.
         """
-        normal = modes.transpose(1, 2) @ (modes * weight[:, :, None]) + precision
+        row = taken(profiles, 0, np.array([which]))
+        return row.gather(1, at.reshape(1, -1)).reshape(-1, N_PIX)
+
+    @staticmethod
+    def pull(modes: Tensor, y: Tensor) -> Tensor:
+        """M'y, (N, N_MODES, 1)."""
+        return modes.transpose(1, 2) @ y[:, :, None]
+
+    @staticmethod
+    def product(modes: Tensor, coefficients: Tensor) -> Tensor:
+        """M c, (N, 7958)."""
+        return (modes @ coefficients).flatten(1)
+
+    def inverse(self, modes: Tensor, precision: Tensor) -> Tensor:
+        """(M'M + P)^-1, (N, N_MODES, N_MODES), by Gauss-Jordan.
+
+        ONNX has no solver. Without pivoting: the matrix is positive definite. In place (the sweep operator): with
+        v = row k - unit vector k and p the pivot, A - v'v / p holds in row and column k what the elimination of k
+        makes of A and of the identity beside it; only its diagonal is 2 too large, and the sign is the other one.
+        """
+        normal = modes.transpose(1, 2) @ modes + precision
         # Unit diagonal: rounding then is relative to each mode's own weight.
-        scale = torch.diagonal(normal, dim1=1, dim2=2).rsqrt()
+        scale = (normal * self.unit).sum(2).rsqrt()
         scale = scale[:, :, None] * scale[:, None, :]
-        system = torch.cat([normal * scale, torch.zeros_like(normal) + self.unit], dim=2)  # (N, K, 2 K)
+        system = normal * scale
         for k in range(N_MODES):
             at = np.array([k])
             row = taken(system, 1, at)
-            pivot = row / taken(row, 2, at)
-            system = system - (taken(system, 2, at) - self.units[k]) * pivot
-        _, inverse = torch.split(system, N_MODES, dim=2)
-        return inverse * scale
+            away = row - self.units[k]
+            system = system - away.reshape(-1, N_MODES, 1) * (away / taken(row, 2, at))
+        return (2 * self.unit - system) * scale
