@@ -12,7 +12,7 @@ NARROW = (1, 2, 4, 8, 16)  # pixels of a window after a high pass
 SCANNED_BY_ARM = (1, 4)  # of these, each arm by itself as well
 BROAD = (32, 64, 128, 256, 512, 1024)  # pixels of a window
 NOISE = (64, 128, 256, 512, 1024, 2048)
-CHUNKS = (16, 64, 200)
+CHUNKS = (16, 64, 256)
 # The middle of each arm, where two amplifiers meet [A].
 MIDDLE = {"b": 4730.0, "r": 6690.0, "z": 8670.0}
 BLUE_LENGTHS = (150.0, 350.0, 800.0)  # of an offset that fades from 3600 A to the red [A]

@@ -1,4 +1,4 @@
-"""How pass 2 sees pixels: the three arms one above the other, each cut into blocks of 8 pixels."""
+"""How pass 2 sees pixels: the three arms one above the other, each cut into blocks of 16 pixels."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-BLOCK = 8  # pixels: 6.4 A, finer than any broad feature
-PER_ARM = 361  # blocks; the longest arm has 2881 pixels, and the others are padded with pixels of weight 0
+# 16 pixels, 12.8 A: half of the narrowest window that a broad feature is looked for in.
+BLOCK = 16
+PER_ARM = 181  # blocks; the longest arm has 2881 pixels, and the others are filled up with pixels of weight 0
 N_BLOCKS = len(ARMS) * PER_ARM
+PIXELS_PER_ARM = PER_ARM * BLOCK
 N_STACKED = N_BLOCKS * BLOCK
-# Wavelengths go on beyond the end of an arm, (3, 2888) and (1083,).
-STACKED_WAVE = np.stack([arm.wave_min + PIXEL * np.arange(PER_ARM * BLOCK) for arm in ARMS])
+# Wavelengths go on beyond the end of an arm, (3, 2896) and (543,).
+STACKED_WAVE = np.stack([arm.wave_min + PIXEL * np.arange(PIXELS_PER_ARM) for arm in ARMS])
 BLOCK_WAVE = STACKED_WAVE.reshape(N_BLOCKS, BLOCK).mean(axis=1)
 ARM_OF_BLOCK = np.repeat(np.arange(len(ARMS)), PER_ARM)
+# 1 for pixels of an arm, 0 for what fills it up, (8688,).
+INSIDE = np.concatenate([np.arange(PIXELS_PER_ARM) < arm.n for arm in ARMS]).astype(np.float32)
 
 
 def taken(values: Tensor, dim: int, index: NDArray[np.int64]) -> Tensor:
@@ -34,24 +38,46 @@ def taken(values: Tensor, dim: int, index: NDArray[np.int64]) -> Tensor:
     return torch.index_select(values, dim, torch.from_numpy(index))
 
 
+def part(values: Tensor, dim: int, start: int, stop: int) -> Tensor:
+    """The entries start to stop - 1 along one dimension."""
+    return taken(values, dim, np.arange(start, stop))
+
+
 def stacked(values: Tensor) -> Tensor:
-    """Values of the concatenated arms, (N, 7958), as (N, 8664): each arm padded with zeros to 2888 pixels."""
-    arms = torch.split(values, [arm.n for arm in ARMS], dim=1)
-    return torch.cat([functional.pad(a, (0, PER_ARM * BLOCK - a.shape[1])) for a in arms], dim=1)
+    """Values of the concatenated arms, (N, 7958), as (N, 8688); what fills an arm up is arbitrary."""
+    return _rows(values, [arm.start for arm in ARMS])
+
+
+def stacked_joint(values: Tensor) -> Tensor:
+    """Values on the joint grid, (N, 7781), as (N, 8688); an arm is filled up with what follows in wavelength."""
+    return _rows(values, [arm.joint_start for arm in ARMS])
+
+
+def _rows(values: Tensor, starts: list[int]) -> Tensor:
+    """Rows of PIXELS_PER_ARM values from each start on, the last filled up with its last value, (N, 8688)."""
+    n = values.shape[1]
+    parts = [part(values, 1, start, min(start + PIXELS_PER_ARM, n)) for start in starts]
+    missing = starts[-1] + PIXELS_PER_ARM - n
+    return functional.pad(torch.cat(parts, dim=1)[:, None], (0, missing), mode="replicate").flatten(1)
 
 
 def block_sums(values: Tensor) -> Tensor:
-    """Sums over blocks, (N, 8664) -> (N, 1083)."""
-    return values.reshape(-1, N_BLOCKS, BLOCK).sum(2)
+    """Sums over blocks, (N, 8688) -> (N, 543), or (N, k, 8688) -> (N, k, 543)."""
+    return values.reshape(-1, *_sizes(values)[:-1], N_BLOCKS, BLOCK).sum(-1)
+
+
+def _sizes(values: Tensor) -> list[int]:
+    """All dimensions but the first, as numbers: the exporter would compute them in the graph."""
+    return [int(n) for n in values.shape[1:]]
 
 
 def by_arm(blocks: Tensor) -> Tensor:
-    """Values of blocks, (N, 1083, ...), as (N, 3, 361, ...)."""
-    return blocks.reshape(-1, len(ARMS), PER_ARM, *blocks.shape[2:])
+    """Values of blocks, (N, 543, ...), as (N, 3, 181, ...)."""
+    return blocks.reshape(-1, len(ARMS), PER_ARM, *_sizes(blocks)[1:])
 
 
 def spread(blocks: Tensor) -> Tensor:
-    """The value of its block for every pixel, (N, 1083) -> (N, 8664)."""
+    """The value of its block for every pixel, (N, 543) -> (N, 8688)."""
     return blocks[:, :, None].expand(-1, -1, BLOCK).reshape(-1, N_STACKED)
 
 

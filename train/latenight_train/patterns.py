@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from latenight.channels import BALMER_SPEEDS, BLUE_LENGTHS, MIDDLE
 from latenight.spectra import ARMS, PIXEL
-from latenight_train.blocks import ARM_OF_BLOCK, BLOCK, BLOCK_WAVE, N_STACKED, PER_ARM, window_sums
+from latenight_train.blocks import ARM_OF_BLOCK, BLOCK_WAVE, PIXELS_PER_ARM, part, window_sums
 from latenight_train.modes import N_MODES
+from latenight_train.pixels import nearest
 from latenight_train.scans import both
 from latenight_train.second import MODEL, PLAIN, SKY_LINES, SKY_SIGMA, SLOPE
 
@@ -32,46 +33,51 @@ BROAD_LINE = 1700.0  # km/s
 TROUGHS = ((1549.1, 1.0), (1397.0, 0.6), (1240.1, 0.8))
 SPEEDS = (3000.0, 5500.0, 8500.0, 12000.0, 16000.0, 21000.0)
 SPEED_WIDTHS = (800.0, 1800.0, 3800.0)
+# Broad lines and troughs are read off a grid in the rest frame that begins bluer, and ends redder, than all of them:
+# ln(wavelength), step 60 km/s.
+REST = np.arange(np.log(1050.0), np.log(9100.0), 2e-4)
 SEGMENT = 512  # pixels of a periodogram
 # Lines that galaxies show together, with typical strengths: star-forming with and without [O III].
 LINE_SETS = (
     ((3728.5, 1.0), (4862.7, 0.6), (4960.3, 0.5), (5008.2, 1.2), (6564.6, 1.2), (6585.3, 0.5)),
     ((3728.5, 1.0), (4862.7, 0.5), (6564.6, 1.3), (6585.3, 0.8), (6725.0, 0.6)),
 )
-Z_MIN, Z_MAX, Z_STEP = 0.02, 1.4, 1.6e-4
+Z_MIN, Z_MAX, Z_STEP = 0.02, 1.4, 1.6e-4  # the step is one of ln(1 + z)
+N_SECOND = int(np.log((1 + Z_MAX) / (1 + Z_MIN)) / Z_STEP)
 TAKES_OVER = (3600.0, 5780.0, 7570.0, 9824.0)  # where one arm takes over from the next [A]
 
 
 class Patterns(nn.Module):
     """Significance of known patterns."""
 
-    wave: Tensor
+    ln_wave: Tensor
+    grid: Tensor
     lines: Tensor
-    waves: Tensor
-    segments: Tensor
+    broad: Tensor
     winds: Tensor
+    waves: Tensor
+    second_pixels: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         for name, shapes in fault_shapes().items():
             self.register_buffer(f"shapes_{name}", torch.from_numpy(shapes).float())
-        self.register_buffer("wave", torch.from_numpy(BLOCK_WAVE).float())
+        self.register_buffer("ln_wave", torch.log(torch.from_numpy(BLOCK_WAVE)))
+        grid = (REST[0], 1 / (REST[1] - REST[0]), len(REST) - 1)
+        self.register_buffer("grid", torch.tensor(grid, dtype=torch.float64))
         self.register_buffer("lines", torch.tensor(LINES))
-        self.register_buffer("balmer", torch.tensor(BALMER))
-        self.register_buffer("troughs", torch.tensor(TROUGHS))
-        self.register_buffer("winds", torch.tensor([(v, w) for v in SPEEDS for w in SPEED_WIDTHS]))
+        self.register_buffer("broad", torch.from_numpy(broad_line_shapes()).float())
+        self.register_buffer("winds", torch.from_numpy(trough_shapes()).float())
         self.register_buffer("waves", torch.from_numpy(fourier()).float())
-        self.register_buffer("segments", torch.from_numpy(segments()))
-        for k, lines in enumerate(LINE_SETS):
-            self.register_buffer(f"set_{k}", torch.from_numpy(line_pixels(lines)))
-            self.register_buffer(f"strength_{k}", torch.tensor([strength for _, strength in lines]))
+        self.register_buffer("second_pixels", torch.from_numpy(log_pixels()))
 
     def forward(self, s: Solved, z: Tensor) -> list[Found]:
         """All patterns of a batch."""
         z1 = 1 + z[:, None]
         # Windows of 4 pixels, one for each pixel that a window starts at.
-        narrow = next(window_sums(s.x.clamp(-30, 30).reshape(-1, 3, PER_ARM * BLOCK), (4,)))[0] / 2
-        lines = [*self.broad_lines(s, z1), self.trough(s, z1), *self.narrow_lines(narrow, z1)]
+        narrow = next(window_sums(s.x.clamp(-30, 30).reshape(-1, 3, PIXELS_PER_ARM), (4,)))[0] / 2
+        at = nearest(self.ln_wave, z, self.grid)
+        lines = [*self.broad_lines(s, at, z1), self.trough(s, at), *self.narrow_lines(narrow, z1)]
         return [*self.faults(s), *lines, *self.fringes(s), *self.second(narrow)]
 
     def faults(self, s: Solved) -> list[Found]:
@@ -82,33 +88,20 @@ class Patterns(nn.Module):
             found.append((names, s.significance(ingredient, shapes[None]), None))
         return found
 
-    def gaussian(self, line: Tensor, speed: float, z1: Tensor) -> Tensor:
-        """Lines (L,) as wide as speed [km/s] at redshift z1 (N, 1) on the blocks, (N, L, 1083)."""
-        centre = (line * z1)[:, :, None]
-        return torch.exp(-0.5 * ((self.wave / centre - 1) * (LIGHT / speed)).clamp(-9, 9).square())
-
-    def broad_lines(self, s: Solved, z1: Tensor) -> list[Found]:
-        """Balmer lines of three widths, single broad lines."""
-        line, ratio = self.get_buffer("balmer").unbind(1)
-        shapes = [(self.gaussian(line, v, z1) * ratio[:, None]).sum(1, keepdim=True) for v in BALMER_SPEEDS]
-        balmer = s.significance(PLAIN, torch.cat(shapes, dim=1))
-        t = s.significance(PLAIN, self.gaussian(self.lines, BROAD_LINE, z1)).nan_to_num(0.0)
+    def broad_lines(self, s: Solved, at: Tensor, z1: Tensor) -> list[Found]:
+        """Balmer lines of three widths, single broad lines; at (N, 543) points of the grid of REST."""
+        t = s.significance(PLAIN, functional.embedding(at, self.broad).transpose(1, 2))
+        balmer, single = torch.split(t, [len(BALMER_SPEEDS), len(LINES)], dim=1)
+        single = single.nan_to_num(0.0)
         return [
             (tuple(f"balmer{v:.0f}" for v in BALMER_SPEEDS), balmer, None),
-            self.extremes("broadline", t, z1),
-            (("broadlines",), t.clamp(-10, 10).square().sum(1, keepdim=True), None),
+            self.extremes("broadline", single, z1),
+            (("broadlines",), single.clamp(-10, 10).square().sum(1, keepdim=True), None),
         ]
 
-    def trough(self, s: Solved, z1: Tensor) -> Found:
+    def trough(self, s: Solved, at: Tensor) -> Found:
         """Absorption by winds, blueward of lines of quasars; NaN where none of the lines is on the detectors."""
-        line, depth = self.get_buffer("troughs").unbind(1)
-        speed, width = (v[:, None, None] for v in self.winds.unbind(1))
-        blueward = LIGHT * (1 - self.wave / (line * z1)[:, None, :, None])  # (N, 1, 3, 1083)
-        shapes = (depth[:, None] * torch.exp(-0.5 * ((blueward - speed) / width).clamp(-9, 9).square())).sum(
-            2
-        )
-        # The wings of a line that is off the detectors cover nothing.
-        t = s.significance(MODEL, torch.where(shapes > 1e-3, shapes, torch.zeros(())))
+        t = s.significance(MODEL, functional.embedding(at, self.winds).transpose(1, 2))
         covered = (~torch.isnan(t)).to(t.dtype).amax(1, keepdim=True) > 0.5
         best = torch.stack([sign * t for sign in (1, -1)], dim=1).nan_to_num(-1e9).amax(2)
         return both("trough"), torch.where(covered, best, torch.full((), torch.nan)), None
@@ -133,11 +126,15 @@ class Patterns(nn.Module):
     def fringes(self, s: Solved) -> list[Found]:
         """Periodograms (Hann window) of half-overlapping segments: mean, largest, sum of two neighbours."""
         found: list[Found] = []
-        x = s.x.clamp(-4, 4)[:, self.segments]  # (N, segments, 512)
-        waves = (x - x.mean(2, keepdim=True)) @ self.waves
-        cosines, sines = torch.split(waves.square(), self.waves.shape[1] // 2, dim=2)
-        power = (cosines + sines) / 2  # (N, segments, periods)
-        for arm, p in zip(ARMS, torch.split(power, segments_of_arms(), dim=1), strict=True):
+        half = SEGMENT // 2
+        n = PIXELS_PER_ARM // half
+        x = part(s.x.clamp(-4, 4).reshape(-1, 3, PIXELS_PER_ARM), 2, 0, n * half).reshape(-1, 3, n, half)
+        first, second = (x @ waves for waves in torch.split(self.waves, half))
+        waves = part(first, 2, 0, n - 1) + part(second, 2, 1, n)  # (N, 3, segments, 2 periods)
+        cosines, sines = torch.split(waves.square(), self.waves.shape[1] // 2, dim=3)
+        power = (cosines + sines) / 2  # (N, 3, segments, periods)
+        for k, arm in enumerate(ARMS):
+            p = part(power[:, k], 1, 0, round(arm.n / half) - 1)
             pairs = (p[:, 1:] + p[:, :-1]).amax((1, 2))
             values = torch.stack([p.mean(1).amax(1), p.amax((1, 2)), pairs], dim=1)
             found.append(
@@ -148,13 +145,17 @@ class Patterns(nn.Module):
     def second(self, narrow: Tensor) -> list[Found]:
         """Emission lines of a galaxy at another redshift, the best over a grid."""
         found: list[Found] = []
-        # One more pixel in front: a window of 4 starts 1.5 pixels before its line; the last entry is for no pixel.
-        padded = functional.pad(narrow, (1, PER_ARM * BLOCK - narrow.shape[2] - 1)).clamp(-4, 8)
-        flat = functional.pad(padded.flatten(1), (0, 1))
-        for k in range(len(LINE_SETS)):
-            here = flat[:, self.get_buffer(f"set_{k}")]  # (N, lines, redshifts)
-            strength = self.get_buffer(f"strength_{k}")
-            total = strength.square() @ (here != 0).to(here.dtype)
+        # On a grid in ln(wavelength) a line stands as many points from the first as its ratio says, at any redshift.
+        flat = functional.pad(narrow.clamp(-4, 8).flatten(1), (0, 1))  # the last entry is for no pixel
+        points = flat[:, self.second_pixels]
+        seen = (points != 0).to(points.dtype)
+        for k, lines in enumerate(LINE_SETS):
+            starts = [first_point(line) for line, _ in lines]
+            strength = torch.tensor([strength for _, strength in lines])
+            here, there = (
+                torch.stack([part(v, 1, at, at + N_SECOND) for at in starts], dim=1) for v in (points, seen)
+            )  # (N, lines, redshifts)
+            total = strength.square() @ there
             t = torch.where(total > 0.5, strength @ here / total.clamp(min=0.1).sqrt(), torch.zeros(()))
             found.append(((f"second{k}",), t.amax(1, keepdim=True), None))
         return found
@@ -178,7 +179,7 @@ FAULTS = {
 
 
 def fault_shapes() -> dict[int, NDArray[np.float64]]:
-    """Where each fault acts, (faults, 1083) for each ingredient, in the order of FAULTS."""
+    """Where each fault acts, (faults, 543) for each ingredient, in the order of FAULTS."""
     arms = np.stack([k == ARM_OF_BLOCK for k in range(3)]).astype(float)
     low = np.stack([MIDDLE[arm.name] > BLOCK_WAVE for arm in ARMS])
     halves = np.stack([arms[k] * side for k in range(3) for side in (low[k], ~low[k])])
@@ -188,36 +189,56 @@ def fault_shapes() -> dict[int, NDArray[np.float64]]:
     return {MODEL: arms, SKY_SIGMA: sky, SLOPE: arms, SKY_LINES: np.concatenate([arms, parts])}
 
 
+def gaussians(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Normal profiles of distances in standard deviations; 0 in the wings, which cover nothing."""
+    profile = np.exp(-0.5 * np.square(x))
+    return np.where(profile > 1e-3, profile, 0.0)
+
+
+def broad_line_shapes() -> NDArray[np.float64]:
+    """The Balmer lines with each of their widths, and single broad lines, on the grid of REST, (points, 3 + lines)."""
+    rest = np.exp(REST)[:, None]
+    balmer = [
+        sum(ratio * gaussians((rest / line - 1) * LIGHT / speed) for line, ratio in BALMER)
+        for speed in BALMER_SPEEDS
+    ]
+    return np.concatenate([*balmer, gaussians((rest / LINES - 1) * LIGHT / BROAD_LINE)], axis=1)
+
+
+def trough_shapes() -> NDArray[np.float64]:
+    """Troughs of every speed and width on the grid of REST, (points, winds)."""
+    rest = np.exp(REST)[:, None]
+    speed, width = np.array([(v, w) for v in SPEEDS for w in SPEED_WIDTHS]).T
+    parts = [depth * gaussians((LIGHT * (1 - rest / line) - speed) / width) for line, depth in TROUGHS]
+    return np.asarray(sum(parts))
+
+
 def fourier() -> NDArray[np.float64]:
     """Cosines and sines of periods 11 to 170 pixels under a Hann window, (512, 2 periods), of unit noise power."""
     frequency = np.arange(3.0, 46.0, 0.5)
     window = np.hanning(SEGMENT)
     phase = 2 * np.pi * frequency[:, None] * np.arange(SEGMENT) / SEGMENT
     waves = np.concatenate([window * np.cos(phase), window * np.sin(phase)])
+    waves -= waves.mean(axis=1, keepdims=True)  # blind to the segment's mean
     return np.asarray((waves / np.sqrt(np.square(window).sum() / 2)).T)
 
 
-def segments_of_arms() -> list[int]:
-    """Number of segments of each arm."""
-    return [-(-(arm.n - SEGMENT) // (SEGMENT // 2)) + 1 for arm in ARMS]
+def first_point(line: float) -> int:
+    """Where a line at Z_MIN stands on the grid of log_pixels."""
+    return int(np.rint(np.log(line * (1 + Z_MIN) / TAKES_OVER[0]) / Z_STEP))
 
 
-def segments() -> NDArray[np.int64]:
-    """Stacked pixels of the half-overlapping segments, the last of an arm at its end, (segments, 512)."""
-    starts = [
-        k * PER_ARM * BLOCK + start
-        for k, arm in enumerate(ARMS)
-        for start in (*range(0, arm.n - SEGMENT, SEGMENT // 2), arm.n - SEGMENT)
-    ]
-    return np.array(starts)[:, None] + np.arange(SEGMENT)
+def log_pixels() -> NDArray[np.int64]:
+    """The window of 4 pixels around each point of a grid in ln(wavelength) from 3600 A on, in steps of Z_STEP.
 
-
-def line_pixels(lines: tuple[tuple[float, float], ...]) -> NDArray[np.int64]:
-    """Stacked pixel of each line at each redshift of the grid, (lines, redshifts); the last + 1 where there is none."""
-    z1 = np.exp(np.arange(np.log(1 + Z_MIN), np.log(1 + Z_MAX), Z_STEP))
-    at = np.full((len(lines), len(z1)), N_STACKED)
-    for row, (line, _) in enumerate(lines):
-        for k, arm in enumerate(ARMS):
-            on = (line * z1 >= TAKES_OVER[k]) & (line * z1 < TAKES_OVER[k + 1])
-            at[row, on] = k * PER_ARM * BLOCK + np.rint((line * z1[on] - arm.wave_min) / PIXEL).astype(int)
+    Windows are counted through all arms; beyond the detectors it is one past the last.
+    """
+    reddest = max(line for lines in LINE_SETS for line, _ in lines)
+    wave = TAKES_OVER[0] * np.exp(Z_STEP * np.arange(first_point(reddest) + N_SECOND))
+    windows = PIXELS_PER_ARM - 3  # of an arm
+    at = np.full(len(wave), 3 * windows)
+    for k, arm in enumerate(ARMS):
+        on = (wave >= TAKES_OVER[k]) & (wave < TAKES_OVER[k + 1])
+        start = np.rint((wave[on] - arm.wave_min) / PIXEL - 1.5)
+        at[on] = k * windows + np.clip(start, 0, arm.n - 4).astype(int)
     return at

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from latenight.channels import BROAD, CHUNKS, NARROW, NOISE, SCANNED_BY_ARM
 from latenight.spectra import ARMS, PIXEL
-from latenight_train.blocks import BLOCK, PER_ARM, block_sums, by_arm, spread, window_sums
+from latenight_train.blocks import BLOCK, PIXELS_PER_ARM, block_sums, by_arm, spread, taken, window_sums
 from latenight_train.second import MODEL, WHITE
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 # wavelengths where the statistics belong to no single one.
 Found = tuple[tuple[str, ...], Tensor, Tensor | None]
 
-HIGH_PASS = 11  # blocks of the running mean that narrow scans are free of: 88 pixels
+HIGH_PASS = 5  # blocks of the running mean that narrow scans are free of: 80 pixels
 LIMIT = 200.0  # sigma of a pixel
 CROWD = 3.0  # sigma
 
@@ -35,6 +37,19 @@ def each_arm(name: str) -> tuple[str, ...]:
     return tuple(f"{name}_{arm.name}" for arm in ARMS)
 
 
+@dataclass(frozen=True)
+class Peaks:
+    """Where the windows of one width stand out in each arm, (N, 2, 3): excess, and deficit as a positive number.
+
+    Attributes:
+        size: significance.
+        wave: centre [A].
+    """
+
+    size: Tensor
+    wave: Tensor
+
+
 class Scans(nn.Module):
     """Scans over windows."""
 
@@ -42,92 +57,88 @@ class Scans(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("wave_min", torch.tensor([arm.wave_min for arm in ARMS])[:, None])
+        self.register_buffer("wave_min", torch.tensor([arm.wave_min for arm in ARMS]))
 
     def forward(self, s: Solved) -> list[Found]:
         """All scans of a batch."""
         high = self.high_passed(s)
-        return [*self.narrow(s, high), *self.broad(s), *self.noise(s, high), *self.scatter(s, high)]
+        peaks: dict[str, Peaks] = {}
+        found = [*self.narrow(s, high, peaks), *self.broad(s, peaks), *self.scatter(s, high)]
+        self.noise(s, high, peaks)
+        return [*found, strongest(peaks)]
 
     def high_passed(self, s: Solved) -> Tensor:
-        """Residuals in sigma without their running mean, (N, 8664)."""
+        """Residuals in sigma without their running mean, (N, 8688)."""
         sums = functional.avg_pool1d(by_arm(block_sums(s.x.clamp(-4, 4))), HIGH_PASS, 1, HIGH_PASS // 2)
         count = functional.avg_pool1d(by_arm(block_sums(s.good)), HIGH_PASS, 1, HIGH_PASS // 2)
         mean = (sums / count.clamp(min=1 / HIGH_PASS)).flatten(1)
         return s.good * (s.x - spread(mean))
 
-    def strongest(self, name: str, windows: Tensor, step: int, width: int) -> Found:
-        """Largest excess and largest deficit among windows (N, 3, n), with centres [A]; step and width in pixels."""
-        n = windows.shape[2]
-        waves = (self.wave_min + PIXEL * (torch.arange(n) * step + 0.5 * (width - 1))).flatten()
-        signed = torch.stack([windows.flatten(1), -windows.flatten(1)], dim=1)  # (N, 2, 3 n)
-        at = signed.argmax(dim=2)
-        return (
-            both(name),
-            signed.gather(2, at[:, :, None])[:, :, 0],
-            functional.embedding(at, waves[:, None])[:, :, 0],
-        )
+    def peaks(self, windows: Tensor, step: int, width: int) -> Peaks:
+        """The peaks of windows (N, 3, n); step and width in pixels."""
+        at = torch.stack([windows.argmax(2), windows.argmin(2)], dim=2)  # (N, 3, 2)
+        size = (windows.gather(2, at) * torch.tensor([1.0, -1.0])).transpose(1, 2)
+        first = (self.wave_min + 0.5 * PIXEL * (width - 1))[None, None]
+        return Peaks(size, at.transpose(1, 2) * (PIXEL * step) + first)
 
-    def strongest_by_arm(self, name: str, windows: Tensor, step: int, width: int) -> Found:
-        """The largest window of either sign in each arm; arguments as for strongest."""
-        size = windows.abs()
-        at = size.argmax(dim=2)
-        centres = self.wave_min[:, 0] + PIXEL * (at * step + 0.5 * (width - 1))
-        return each_arm(name), size.gather(2, at[:, :, None])[:, :, 0], centres
-
-    def narrow(self, s: Solved, high: Tensor) -> list[Found]:
+    def narrow(self, s: Solved, high: Tensor, peaks: dict[str, Peaks]) -> list[Found]:
         """Windows of 1 to 16 pixels after the high pass, in quiet pixels and in restless ones."""
         found: list[Found] = []
-        for width, t, step in significances(high.clamp(-LIMIT, LIMIT), s.quiet, NARROW):
-            found.append(self.strongest(f"scan{width}", t, step, width))
+        high = high.clamp(-LIMIT, LIMIT)
+        for width, t, step in significances(high, s.quiet, NARROW):
+            peaks[f"scan{width}"] = mine = self.peaks(t, step, width)
             if width in SCANNED_BY_ARM:
-                found.append(self.strongest_by_arm(f"scan{width}", t, step, width))
+                excess = mine.size[:, 0] >= mine.size[:, 1]
+                found.append(
+                    (
+                        each_arm(f"scan{width}"),
+                        mine.size.amax(1),
+                        torch.where(excess, mine.wave[:, 0], mine.wave[:, 1]),
+                    )
+                )
             if width == 4:
                 found.append((("crowd",), (t.abs() > CROWD).to(t.dtype).mean((1, 2))[:, None], None))
-        for width, t, step in significances(high.clamp(-LIMIT, LIMIT), s.good - s.quiet, (4,)):
-            found.append(self.strongest("restless", t, step, width))
+        for width, t, step in significances(high, s.good - s.quiet, (4,)):
+            peaks["restless"] = self.peaks(t, step, width)
         return found
 
-    def broad(self, s: Solved) -> list[Found]:
-        """Generalised-least-squares windows of 32 to 1024 pixels: an offset in sigma, a factor on the model."""
+    def broad(self, s: Solved, peaks: dict[str, Peaks]) -> list[Found]:
+        """Generalised-least-squares windows of 32 to 1024 pixels: an offset in sigma, a factor on the model.
+
+        Beside them the mean square significance of neighbouring windows, of all and of each arm.
+        """
         found: list[Found] = []
-        widths = tuple(width // BLOCK for width in BROAD)
+        widths = (BLOCK, *BROAD)
+        number = by_arm(s.squares[:, WHITE])
         for name, ingredient in (("white", WHITE), ("model", MODEL)):
-            explained = by_arm(s.projections[:, :, ingredient] @ s.whitener.transpose(1, 2))
-            above, total = by_arm(s.products[:, :, ingredient]), by_arm(s.squares[:, :, ingredient])
-            windows = (
-                window_sums(v, widths) for v in (above, total, explained, by_arm(s.squares[:, :, WHITE]))
-            )
-            for (a, step), (b, _), (u, _), (count, _), width in zip(*windows, BROAD, strict=True):
-                left = torch.maximum(b - u.square().sum(3), 0.01 * b).clamp(min=1e-12)
+            explained = by_arm(s.projections[ingredient] @ s.whitener.transpose(1, 2))
+            above, total = by_arm(s.products[:, ingredient]), by_arm(s.squares[:, ingredient])
+            in_blocks = tuple(width // BLOCK for width in widths)
+            windows = (window_sums(v, in_blocks) for v in (above, total, explained, number))
+            for (a, step), (b, _), (u, _), (count, _), width in zip(*windows, widths, strict=True):
+                left = torch.maximum(b - u.square().sum(3), 0.02 * b).clamp(min=1e-12)
                 t = torch.where((count > width / 2) & (b > 0), a / left.sqrt(), torch.zeros(()))
-                found.append(self.strongest(f"{name}{width}", t, step * BLOCK, width))
-            if ingredient == WHITE:
-                found += [self.chunks(above, total, explained, width) for width in CHUNKS]
+                if width in BROAD:
+                    peaks[f"{name}{width}"] = self.peaks(t, step * BLOCK, width)
+                if ingredient == WHITE and width in CHUNKS:
+                    apart = np.arange(0, t.shape[2], width // BLOCK // step)
+                    found.append(self.chunks(taken(t, 2, apart), taken(count, 2, apart), width))
         return found
 
-    def chunks(self, above: Tensor, count: Tensor, explained: Tensor, width: int) -> Found:
-        """Mean square significance of neighbouring chunks of some pixels, of all and of each arm."""
-        m = width // BLOCK
-        n = -(-PER_ARM // m)
-        rest = n * m - PER_ARM
-        a, c = (functional.pad(v, (0, rest)).reshape(-1, 3, n, m).sum(3) for v in (above, count))
-        u = functional.pad(explained, (0, 0, 0, rest)).reshape(-1, 3, n, m, explained.shape[3]).sum(3)
-        counts = (c > width / 3).to(a.dtype)
-        left = (c - u.square().sum(3)).clamp(min=0.02 * width)
-        squares, number = (counts * (a.square() / left).clamp(max=144.0)).sum(2), counts.sum(2)
+    def chunks(self, t: Tensor, count: Tensor, width: int) -> Found:
+        """Mean square of the significances t (N, 3, n) of neighbouring windows, of all and of each arm."""
+        squares = t.square().clamp(max=144.0).sum(2)
+        number = (count > width / 2).to(t.dtype).sum(2)
         return (f"block{width}", *each_arm(f"block{width}")), *means(squares, number, 1.0), None
 
-    def noise(self, s: Solved, high: Tensor) -> list[Found]:
+    def noise(self, s: Solved, high: Tensor, peaks: dict[str, Peaks]) -> None:
         """Windows of 64 to 2048 pixels in which the residual scatters by more or less than it should."""
-        found: list[Found] = []
         excess = by_arm(block_sums(s.quiet * (high.clamp(-6, 6).square() - 1)))
         widths = tuple(width // BLOCK for width in NOISE)
         counts = window_sums(by_arm(block_sums(s.quiet)), widths)
         for (total, step), (count, _), width in zip(window_sums(excess, widths), counts, NOISE, strict=True):
             t = torch.where(count > width / 2, total / (2 * count.clamp(min=1.0)).sqrt(), torch.zeros(()))
-            found.append(self.strongest(f"noise{width}", t, step * BLOCK, width))
-        return found
+            peaks[f"noise{width}"] = self.peaks(t, step * BLOCK, width)
 
     def scatter(self, s: Solved, high: Tensor) -> list[Found]:
         """Mean square residual (no pixel counts more than 8 sigma), and that after the high pass in quiet pixels."""
@@ -139,9 +150,18 @@ class Scans(nn.Module):
         return found
 
 
+def strongest(peaks: dict[str, Peaks]) -> Found:
+    """Of every scan the largest excess and the largest deficit in any arm."""
+    size = torch.cat([p.size for p in peaks.values()], dim=1)  # (N, 2 scans, 3)
+    wave = torch.cat([p.wave for p in peaks.values()], dim=1)
+    at = size.argmax(2, keepdim=True)
+    names = tuple(name for scan in peaks for name in both(scan))
+    return names, size.gather(2, at).flatten(1), wave.gather(2, at).flatten(1)
+
+
 def significances(x: Tensor, mask: Tensor, widths: tuple[int, ...]) -> list[tuple[int, Tensor, int]]:
     """Width, sum of x / sqrt(number of pixels) in the windows (N, 3, n), and step, for each width."""
-    sums, counts = (v.reshape(-1, 3, PER_ARM * BLOCK) for v in (x * mask, mask))
+    sums, counts = (v.reshape(-1, 3, PIXELS_PER_ARM) for v in (x * mask, mask))
     windows = zip(widths, window_sums(sums, widths), window_sums(counts, widths), strict=True)
     return [
         (width, torch.where(count >= 0.6 * width, total / count.clamp(min=1.0).sqrt(), torch.zeros(())), step)

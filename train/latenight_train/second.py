@@ -9,7 +9,8 @@ M = [B, O], weights W = 1 / (1/ivar + variance + line errors) and priors P,
 a pattern T has the significance t = T'Wr / sqrt(T'WT - T'WM (M'WM + P)^-1 M'WT): normal where the model holds, also
 for patterns that M can imitate (generalised least squares).
 
-All products with M are taken on blocks of 8 pixels: the (N, pixels, 50) matrix W M is never made.
+All products with M are taken on blocks of 16 pixels. One array of (N, pixels, 32) is made, E = sqrt(W) B: every
+pass over it costs .1 ms a spectrum, and what comes later needs no other.
 """
 
 from __future__ import annotations
@@ -26,17 +27,20 @@ from latenight_train.blocks import (
     ARM_OF_BLOCK,
     BLOCK,
     BLOCK_WAVE,
+    INSIDE,
     N_BLOCKS,
-    PER_ARM,
+    N_STACKED,
+    PIXELS_PER_ARM,
     STACKED_WAVE,
     block_sums,
     by_arm,
+    part,
     spread,
     stacked,
-    taken,
+    stacked_joint,
 )
 from latenight_train.modes import N_MODES, QUIET
-from latenight_train.pixels import clean, nearest, to_arms
+from latenight_train.pixels import clean, nearest
 
 OUTLIER = 5.0  # sigma; pixels beyond weigh as much as this in the solve
 STEPS = 2  # of the solve, each for the change: what float32 lost in the first is made good
@@ -44,19 +48,21 @@ STEPS = 2  # of the solve, each for the change: what float32 lost in the first i
 ARM_GAIN, SMOOTH_GAIN, SHIFT, SKY = 0.008, 0.01, 1.5e-4, 0.05
 N_GAINS, N_SKIES = 10, 7
 SIZE = N_MODES + N_GAINS + 1 + N_SKIES
-LINE_BLOCKS = 15  # 96 A: the dark sky, or the continuum, around a line
+LINE_BLOCKS = 7  # 90 A: the dark sky, or the continuum, around a line
 # No linear model knows every line to the end: what it misses grows with the line. As a part of the line's strength;
 # recall at 1 % false alerts on a simulated night with 0, .08, .15 and .3: .348, .362, .378 and .364.
 LINE_ERROR = 0.15
 
-# What a pattern is made of, and with it the weights of block sums: 1 in sigma, W times model, sky, slope of the
-# model, sky lines, and 1.
+ELIMINATED = 10  # rows that the elimination takes at once
+# What a pattern is made of: 1 in sigma, and model, sky, slope of the model, sky lines, and 1.
 WHITE, MODEL, SKY_SIGMA, SLOPE, SKY_LINES, PLAIN = range(6)
 N_INGREDIENTS = 6
+# Those that calibration modes are made of.
+OWN = 3
 
 
 def gains() -> Tensor:
-    """Shapes of gains, (1083, 10), times the widths of their priors: arms, three waves, tilt."""
+    """Shapes of gains, (543, 10), times the widths of their priors: arms, three waves, tilt."""
     x = (BLOCK_WAVE - 3600.0) / 6224.0
     arms = [np.where(k == ARM_OF_BLOCK, ARM_GAIN, 0.0) for k in range(3)]
     waves = [SMOOTH_GAIN * f(np.pi * k * x) for f in (np.cos, np.sin) for k in (1, 2, 3)]
@@ -65,7 +71,7 @@ def gains() -> Tensor:
 
 
 def skies() -> Tensor:
-    """Shapes of a smooth error of the sky, (1083, 7), times the width of their prior."""
+    """Shapes of a smooth error of the sky, (543, 7), times the width of their prior."""
     x = (BLOCK_WAVE - 3600.0) / 6224.0
     waves = [f(np.pi * k * x) for f in (np.cos, np.sin) for k in (1, 2, 3)]
     return SKY * torch.from_numpy(np.stack([np.ones(N_BLOCKS), *waves], axis=1)).float()
@@ -76,10 +82,10 @@ class Solved:
     """The residual of n spectra, and what significances need.
 
     Attributes:
-        x: (n, 8664) residual in sigma. good: (n, 8664) 1 in good pixels. quiet: (n, 8664) 1 away from restless lines.
-        products: (n, 1083, 6) block sums of residual times ingredient times W (ingredient 0: x).
-        squares: (n, 1083, 6) block sums of ingredient^2 times W (ingredient 0: number of good pixels).
-        projections: (n, 1083, 6, 50) block sums of M times ingredient times W (ingredient 0: M sqrt(W)).
+        x: (n, 8688) residual in sigma. good: (n, 8688) 1 in good pixels. quiet: (n, 8688) 1 away from restless lines.
+        products: (n, 6, 543) block sums of residual times ingredient times W (ingredient 0: x).
+        squares: (n, 6, 543) block sums of ingredient^2 times W (ingredient 0: number of good pixels).
+        projections: for each ingredient (n, 543, 50), block sums of M times ingredient times W (0: M sqrt(W)).
         whitener: (n, 50, 50) R with R'R = (M'WM + P)^-1.
         change: (n, 50) coefficients of the solve, those of calibration in units of their priors.
     """
@@ -89,15 +95,17 @@ class Solved:
     quiet: Tensor
     products: Tensor
     squares: Tensor
-    projections: Tensor
+    projections: tuple[Tensor, ...]
     whitener: Tensor
     change: Tensor
 
     def significance(self, ingredient: int, shapes: Tensor) -> Tensor:
-        """The t of patterns shapes (n, T, 1083) times an ingredient, (n, T); NaN where a pattern has no light."""
-        above = (shapes @ self.products[:, :, ingredient, None])[:, :, 0]
-        explained = shapes @ self.projections[:, :, ingredient] @ self.whitener.transpose(1, 2)
-        total = (shapes.square() @ self.squares[:, :, ingredient, None])[:, :, 0]
+        """The t of patterns shapes (n, T, 543) times an ingredient, (n, T); NaN where a pattern has no light."""
+        above, total = (
+            (shape @ sums[:, ingredient, :, None]).flatten(1)
+            for shape, sums in ((shapes, self.products), (shapes.square(), self.squares))
+        )
+        explained = shapes @ self.projections[ingredient] @ self.whitener.transpose(1, 2)
         # At least 3 %: the difference of two float32 numbers knows 1e-7 of them, and t shall be good to 1e-5.
         left = torch.maximum(total - explained.square().sum(2), 0.03 * total)
         return torch.where(total > 1e-9, above / left.clamp(min=1e-12).sqrt(), torch.full((), torch.nan))
@@ -106,6 +114,7 @@ class Solved:
 class SecondSolve(nn.Module):
     """Fits modes and calibration modes to what pass 1 and the petal step left."""
 
+    inside: Tensor
     ln_wave: Tensor
     gains: Tensor
     skies: Tensor
@@ -116,13 +125,14 @@ class SecondSolve(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         wave = STACKED_WAVE.reshape(-1)
+        self.register_buffer("inside", torch.from_numpy(INSIDE))
         self.register_buffer("ln_wave", torch.log(torch.from_numpy(wave)))
         self.register_buffer("per_ln_wave", torch.from_numpy(wave / (2 * PIXEL)).float())
         self.register_buffer("gains", gains())
         self.register_buffer("skies", skies())
         self.register_buffer("unit", torch.eye(SIZE))
         self.register_buffer("own_prior", torch.diag((torch.arange(SIZE) >= N_MODES).float()))
-        self.below_columns = torch.split(torch.tril(torch.ones(SIZE, SIZE), -1), 1, dim=1)
+        self.below = torch.split(torch.tril(torch.ones(ELIMINATED, ELIMINATED), -1), 1, dim=1)
 
     def forward(
         self,
@@ -157,122 +167,146 @@ class SecondSolve(nn.Module):
         """
         flux, ivar = clean(flux, ivar)
         norm = norm[:, None]
-        scaled_ivar = stacked(ivar * norm * norm)
+        scaled_ivar = stacked(ivar * norm * norm) * self.inside
         good = (scaled_ivar > 0).to(flux.dtype)
-        model, sky = stacked(to_arms(mean) / norm), stacked(sky / norm)
+        model, sky = stacked_joint(mean / norm), stacked(sky / norm) * self.inside
         y = good * (stacked(flux / norm) - model)
-        s2 = stacked(to_arms(variance) / (norm * norm))
+        s2 = stacked_joint(variance / (norm * norm))
         s2 = s2 + (LINE_ERROR * (model - self.surroundings(model))).square()
         weight = good / (1 / torch.where(scaled_ivar > 0, scaled_ivar, torch.ones(())) + s2)
         root = weight.sqrt()
-        robust = weight * (OUTLIER / (y.abs() * root).clamp(min=OUTLIER))
-        slope, lines = self.slope(model), self.line_excess(sky)
+        # Outliers weigh less in the solve, by this factor of their root, and as much as others in its residual.
+        less = (y.abs() * (root / OUTLIER)).clamp(min=1.0).sqrt()
+        # (N, 6, 8688): the ingredients in the order of their names, times sqrt(W).
+        ingredients = torch.stack(
+            [good, model * root, sky * root, self.slope(model) * root, self.line_excess(sky) * root, root], 1
+        )
+        robust = torch.cat([good[:, None], ingredients[:, WHITE + 1 :] / less[:, None]], dim=1)
+        own = robust[:, WHITE + 1 : WHITE + 1 + OWN]  # model, sky and slope
         at = nearest(self.ln_wave, z, grid)
-        modes, quiet = functional.embedding(at, modes), profiles[QUIET][at]
-        sums = self.block_products(robust, (model, sky, slope, lines), modes)
-        projections = self.project(sums)
-        weighted = (modes * robust[:, :, None]).transpose(1, 2)
-        unscaled = self.system(weighted @ modes + precision, projections)
-        whitener = self.whitener_of(unscaled)
-        residual, change = y, torch.zeros_like(unscaled[:, :, :1])
+        weighted = functional.embedding(at, modes) * robust[:, PLAIN, :, None]
+        projections = self.projections(weighted, own, robust)
+        system = self.system(weighted.transpose(1, 2) @ weighted + precision, projections)
+        whitener = self.whitener_of(system)
+        before = y * robust[:, PLAIN]
+        residual, change = before, torch.zeros_like(system[:, :, :1])
         for _ in range(STEPS):
-            pull = self.pull(robust * residual, modes, (model, sky, slope))
-            right = pull - self.prior_pull(precision, coefficients, change)
+            right = self.pull(residual, weighted, own) - self.prior_pull(precision, coefficients, change)
             change = change + whitener.transpose(1, 2) @ (whitener @ right)  # (N, 50, 1)
-            residual = y - self.explained(change, modes, model, slope, sky)
-        x = root * good * residual
-        ingredients = (model, sky, slope, lines)
-        limited = x.clamp(-30, 30)
-        products = [limited, *(root * limited * q for q in ingredients), root * limited]
-        squares = [good, *(weight * q * q for q in ingredients), weight]
+            residual = before - self.explained(change, weighted, own)
+        x = residual * less
+        quiet = (profiles[QUIET][at] > 0.5).to(good.dtype)
         return Solved(
             x=x,
             good=good,
-            quiet=good * (quiet > 0.5).to(good.dtype),
-            products=torch.stack([block_sums(v) for v in products], dim=2),
-            squares=torch.stack([block_sums(v) for v in squares], dim=2),
+            quiet=good * quiet,
+            products=block_sums(ingredients * x.clamp(-30, 30)[:, None]),
+            squares=block_sums(ingredients.square()),
             projections=projections,
             whitener=whitener,
-            change=change[:, :, 0],
+            change=change.flatten(1),
         )
 
     def slope(self, model: Tensor) -> Tensor:
-        """The derivative of the model by ln(wavelength), (N, 8664); 0 at the ends of the arms."""
-        m = model.reshape(-1, 3, PER_ARM * BLOCK)
-        inner = functional.pad(m[:, :, 2:] - m[:, :, :-2], (1, 1))
-        return inner.reshape(-1, N_BLOCKS * BLOCK) * self.per_ln_wave
+        """The derivative of the model by ln(wavelength), (N, 8688); 0 at the ends of what an arm is filled up to."""
+        m = model.reshape(-1, 3, PIXELS_PER_ARM)
+        n = PIXELS_PER_ARM
+        inner = functional.pad(part(m, 2, 2, n) - part(m, 2, 0, n - 2), (1, 1))
+        return inner.reshape(-1, N_STACKED) * self.per_ln_wave
 
     def surroundings(self, values: Tensor) -> Tensor:
-        """Running mean of LINE_BLOCKS blocks, (N, 8664)."""
+        """Running mean of LINE_BLOCKS blocks, (N, 8688)."""
         means = by_arm(block_sums(values)) / BLOCK
         around = functional.avg_pool1d(means, LINE_BLOCKS, 1, LINE_BLOCKS // 2, count_include_pad=False)
-        return spread(around.reshape(-1, N_BLOCKS))
+        return spread(around.flatten(1))
 
     def line_excess(self, sky: Tensor) -> Tensor:
-        """By how much the sky's lines stand out, (N, 8664), in the unit of sky."""
+        """By how much the sky's lines stand out, (N, 8688), in the unit of sky."""
         around = self.surroundings(sky).clamp(min=1e-9)
         excess = sky * sky / around - around
         # Where there are no lines, rounding leaves 1e-7 of the sky, which is no pattern.
         return torch.where(excess > 0.01 * around, excess, torch.zeros(()))
 
-    def block_products(self, w: Tensor, ingredients: tuple[Tensor, ...], modes: Tensor) -> Tensor:
-        """Block sums (N, 1083, 6, 35) of modes, model, sky and slope under the six weights."""
-        model, sky, slope, _ = ingredients
-        what = torch.cat([modes, torch.stack([model, sky, slope], dim=2)], dim=2)
-        by = torch.stack([w.sqrt(), *(w * q for q in ingredients), w], dim=1)
-        by = by.reshape(-1, N_INGREDIENTS, N_BLOCKS, BLOCK).transpose(1, 2)
-        return by @ what.reshape(-1, N_BLOCKS, BLOCK, N_MODES + 3)
+    def projections(self, weighted: Tensor, own: Tensor, ingredients: Tensor) -> tuple[Tensor, ...]:
+        """For each ingredient the block sums of its products with the columns of M, (N, 543, 50).
 
-    def project(self, sums: Tensor) -> Tensor:
-        """Block sums of what M is made of -> of its columns, (N, 1083, 6, 50)."""
-        model, sky, slope = (sums[..., N_MODES + k : N_MODES + k + 1] for k in range(3))
-        return torch.cat(
-            [sums[..., :N_MODES], model * self.gains[:, None], slope * SHIFT, sky * self.skies[:, None]], 3
-        )
+        Args:
+            weighted: (N, 8688, N_MODES) modes times sqrt(W), and so are the others.
+            own: (N, 3, 8688) what calibration modes are made of.
+            ingredients: (N, 6, 8688).
+        """
+        rows = ingredients.reshape(-1, N_INGREDIENTS, N_BLOCKS, BLOCK).transpose(1, 2)
+        modes = rows @ weighted.reshape(-1, N_BLOCKS, BLOCK, N_MODES)  # (N, 543, 6, 32)
+        found = []
+        for k in range(N_INGREDIENTS):
+            mine = block_sums(own * ingredients[:, k : k + 1])[:, :, :, None]
+            model, sky, slope = mine.unbind(1)
+            columns = [modes[:, :, k], model * self.gains, slope * SHIFT, sky * self.skies]
+            found.append(torch.cat(columns, dim=2))
+        return tuple(found)
 
-    def own(self, sums: Tensor) -> Tensor:
-        """Sums over calibration modes: (N, 1083, 6, q) -> O'W times the q things, (N, 18, q)."""
-        shift = SHIFT * sums[:, :, SLOPE].sum(1, keepdim=True)
-        return torch.cat(
-            [self.gains.T @ sums[:, :, MODEL], shift, self.skies.T @ sums[:, :, SKY_SIGMA]], dim=1
-        )
+    def own(self, model: Tensor, slope: Tensor, sky: Tensor) -> tuple[Tensor, ...]:
+        """Block sums (N, 543, q) of things times model, slope and sky -> of O' times them, (N, 10, 1, 7; q)."""
+        return self.gains.T @ model, SHIFT * slope.sum(1, keepdim=True), self.skies.T @ sky
 
-    def pull(self, residual: Tensor, modes: Tensor, ingredients: tuple[Tensor, ...]) -> Tensor:
-        """M'W residual, (N, 50, 1), of a residual that is weighted already."""
-        model, sky, slope = (block_sums(residual * q)[:, :, None] for q in ingredients)
-        own = (self.gains.T @ model, SHIFT * slope.sum(1, keepdim=True), self.skies.T @ sky)
-        return torch.cat([modes.transpose(1, 2) @ residual[:, :, None], *own], dim=1)
+    def pull(self, residual: Tensor, weighted: Tensor, own: Tensor) -> Tensor:
+        """M'W residual, (N, 50, 1), of a residual (N, 8688) that is times sqrt(W) as M is."""
+        model, sky, slope = block_sums(own * residual[:, None])[:, :, :, None].unbind(1)
+        modes = weighted.transpose(1, 2) @ residual[:, :, None]
+        return torch.cat([modes, *self.own(model, slope, sky)], dim=1)
 
     def prior_pull(self, precision: Tensor, coefficients: Tensor, change: Tensor) -> Tensor:
         """P times all coefficients, (N, 50, 1)."""
         b, own = torch.split(change, [N_MODES, SIZE - N_MODES], dim=1)
         return torch.cat([precision @ (coefficients[:, :, None] + b), own], dim=1)
 
-    def system(self, modes_part: Tensor, projections: Tensor) -> Tensor:
+    def system(self, modes_part: Tensor, projections: tuple[Tensor, ...]) -> Tensor:
         """M'WM + P, (N, 50, 50)."""
-        lower = self.own(projections)  # (N, 18, 50)
+        lower = torch.cat(
+            self.own(*(projections[k] for k in (MODEL, SLOPE, SKY_SIGMA))), dim=1
+        )  # (N, 18, 50)
         upper = torch.cat([modes_part, lower[:, :, :N_MODES].transpose(1, 2)], dim=2)
         return torch.cat([upper, lower], dim=1) + self.own_prior
 
     def whitener_of(self, system: Tensor) -> Tensor:
-        """R with R'R = system^-1, (N, 50, 50), by Gaussian elimination.
+        """R with R'R = system^-1, (N, 50, 50): the inverse of its Cholesky factor, ELIMINATED rows at a time.
 
-        ONNX has no solver. Without pivoting: the matrix is positive definite; its diagonal is scaled to 1 first.
+        ONNX has no solver. The diagonal is scaled to 1 first. With A = [[A1, A2'], [A2, A3]] and r'r = A1^-1, the
+        first rows of R are [r, 0], and A3 - (r A2')'(r A2') is factored next.
         """
         scale = torch.diagonal(system, dim1=1, dim2=2).rsqrt()
         scaled = system * scale[:, :, None] * scale[:, None, :]
         work = torch.cat([scaled, torch.zeros_like(system) + self.unit], dim=2)
-        for k in range(SIZE - 1):
-            at = np.array([k])
-            row = taken(work, 1, at)
-            factor = taken(work, 2, at) * self.below_columns[k]
-            work = work - factor * (row / taken(row, 2, at))
-        upper, whitener = torch.split(work, SIZE, dim=2)
-        pivots = torch.diagonal(upper, dim1=1, dim2=2).clamp(min=1e-7).rsqrt()
-        return whitener * pivots[:, :, None] * scale[:, None, :]
+        found = []
+        for left in range(SIZE - ELIMINATED, -1, -ELIMINATED):
+            first = part(work, 1, 0, ELIMINATED)
+            done = self.small_whitener(part(first, 2, 0, ELIMINATED)) @ first
+            found.append(part(done, 2, ELIMINATED + left, ELIMINATED + left + SIZE))
+            if left:
+                rest = part(
+                    part(work, 1, ELIMINATED, ELIMINATED + left), 2, ELIMINATED, ELIMINATED + left + SIZE
+                )
+                beyond = part(done, 2, ELIMINATED, ELIMINATED + left)
+                work = rest - beyond.transpose(1, 2) @ part(done, 2, ELIMINATED, ELIMINATED + left + SIZE)
+        return torch.cat(found, dim=1) * scale[:, None, :]
 
-    def explained(self, change: Tensor, modes: Tensor, model: Tensor, slope: Tensor, sky: Tensor) -> Tensor:
-        """What the solve takes away, (N, 8664)."""
+    def small_whitener(self, system: Tensor) -> Tensor:
+        """The same of (N, ELIMINATED, ELIMINATED), by Gaussian elimination.
+
+        Without pivoting: the matrix is positive definite.
+        """
+        n = ELIMINATED
+        work = torch.cat([system, torch.zeros_like(system) + self.unit[:n, :n]], dim=2)
+        for k in range(n - 1):
+            row = part(work, 1, k, k + 1)
+            factor = part(work, 2, k, k + 1) * self.below[k]
+            work = work - factor * (row / part(row, 2, k, k + 1))
+        upper, whitener = torch.split(work, n, dim=2)
+        return whitener * torch.diagonal(upper, dim1=1, dim2=2).clamp(min=1e-7).rsqrt()[:, :, None]
+
+    def explained(self, change: Tensor, weighted: Tensor, own: Tensor) -> Tensor:
+        """What the solve takes away, (N, 8688), times sqrt(W)."""
         b, g, d, h = torch.split(change, [N_MODES, N_GAINS, 1, N_SKIES], dim=1)
-        gain, offset = spread((self.gains @ g)[:, :, 0]), spread((self.skies @ h)[:, :, 0])
-        return (modes @ b)[:, :, 0] + gain * model + SHIFT * d[:, :, 0] * slope + offset * sky
+        model, sky, slope = own.reshape(-1, OWN, N_BLOCKS, BLOCK).unbind(1)
+        calibration = (self.gains @ g) * model + (SHIFT * d) * slope + (self.skies @ h) * sky
+        return (weighted @ b).flatten(1) + calibration.flatten(1)
