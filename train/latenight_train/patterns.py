@@ -69,7 +69,7 @@ class Patterns(nn.Module):
         self.register_buffer("broad", torch.from_numpy(broad_line_shapes()).float())
         self.register_buffer("winds", torch.from_numpy(trough_shapes()).float())
         self.register_buffer("waves", torch.from_numpy(fourier()).float())
-        self.register_buffer("second_pixels", torch.from_numpy(log_pixels()))
+        self.register_buffer("second_pixels", torch.from_numpy(log_pixels())[None])
 
     def forward(self, s: Solved, z: Tensor) -> list[Found]:
         """All patterns of a batch."""
@@ -147,7 +147,7 @@ class Patterns(nn.Module):
         found: list[Found] = []
         # On a grid in ln(wavelength) a line stands as many points from the first as its ratio says, at any redshift.
         flat = functional.pad(narrow.clamp(-4, 8).flatten(1), (0, 1))  # the last entry is for no pixel
-        points = flat[:, self.second_pixels]
+        points = flat.gather(1, self.second_pixels.expand(flat.shape[0], -1))  # see profile_at
         seen = (points != 0).to(points.dtype)
         for k, lines in enumerate(LINE_SETS):
             starts = [first_point(line) for line, _ in lines]

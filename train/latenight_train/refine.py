@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latenight.spectra import N_PIX, WAVE
+from latenight.spectra import WAVE
 from latenight_train.blocks import taken
 from latenight_train.modes import N_MODES, TYPICAL, VARIANCE
-from latenight_train.pixels import clean, first_arm, nearest, norm_of
+from latenight_train.pixels import clean, first_arm, nearest, norm_of, profile_at
 
 STEPS = 3
 UNSEEN = 1e-20  # weight of a bad pixel: nothing, and yet what the fit says there can be read off
@@ -57,7 +57,7 @@ class Refinement(nn.Module):
         norm = norm_of(flux, ivar)
         w = ivar * norm * norm
         at = nearest(self.ln_wave, z, grid)
-        typical, s2 = self.profile(profiles, TYPICAL, at), self.profile(profiles, VARIANCE, at)
+        typical, s2 = (profile_at(profiles, which, at) for which in (TYPICAL, VARIANCE))
         ok = w > 0
         root = torch.where(
             ok, 1 / (1 / torch.where(ok, w, torch.ones(())) + s2), torch.full((), UNSEEN)
@@ -80,15 +80,6 @@ class Refinement(nn.Module):
             fitted = self.product(modes, coefficients)
         mean = typical + fitted / root
         return first_arm(mean) * norm, first_arm(s2) * (norm * norm), coefficients.flatten(1), norm[:, 0]
-
-    @staticmethod
-    def profile(profiles: Tensor, which: int, at: Tensor) -> Tensor:
-        """One of the profiles at the pixels, (N, 7958).
-
-        GatherElements of one long row: Gather, which copies with a call per number, takes ten times as long.
-        """
-        row = taken(profiles, 0, np.array([which]))
-        return row.gather(1, at.reshape(1, -1)).reshape(-1, N_PIX)
 
     @staticmethod
     def pull(modes: Tensor, y: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ from latenight_train.blocks import (
     stacked_joint,
 )
 from latenight_train.modes import N_MODES, QUIET
-from latenight_train.pixels import clean, nearest
+from latenight_train.pixels import clean, nearest, profile_at
 
 OUTLIER = 5.0  # sigma; pixels beyond weigh as much as this in the solve
 STEPS = 2  # of the solve, each for the change: what float32 lost in the first is made good
@@ -195,7 +195,7 @@ class SecondSolve(nn.Module):
             change = change + whitener.transpose(1, 2) @ (whitener @ right)  # (N, 50, 1)
             residual = before - self.explained(change, weighted, own)
         x = residual * less
-        quiet = (profiles[QUIET][at] > 0.5).to(good.dtype)
+        quiet = (profile_at(profiles, QUIET, at) > 0.5).to(good.dtype)
         return Solved(
             x=x,
             good=good,
