@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 
-from latenight.session import fell_back
+from latenight.session import Graph, fell_back
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -25,3 +33,28 @@ def test_a_gpu_build_that_scores_on_the_cpu_unasked_has_fallen_back(
     """Only a GPU build that was free to choose and runs on the CPU counts as fallen back."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: built_for)
     assert fell_back(device, provider) is expected
+
+
+@pytest.fixture
+def doubling(tmp_path: Path) -> Path:
+    """A graph with rows "x" (n, 2) and a constant "c" (2,): y = x + x + c."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])
+    c = helper.make_tensor_value_info("c", TensorProto.FLOAT, [2])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])
+    nodes = [helper.make_node("Add", ["x", "x"], ["t"]), helper.make_node("Add", ["t", "c"], ["y"])]
+    graph = helper.make_graph(nodes, "doubling", [x, c], [y])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9),
+        tmp_path / "graph.onnx",
+    )
+    return tmp_path / "graph.onnx"
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 9, 19])
+def test_rows_go_through_in_buckets_with_constants_held_on_the_device(doubling: Path, n: int) -> None:
+    """Every row comes back once and in order, whatever buckets it went through, with the constant in each."""
+    graph = Graph(doubling, device="cpu", threads=1, buckets={"cpu": (4, 8)})
+    constants = graph.held({"c": np.array([1, 2], np.float32)})
+    x = np.arange(2 * n, dtype=np.float32).reshape(n, 2)
+    for _ in range(2):
+        np.testing.assert_array_equal(graph({"x": x}, constants=constants)["y"], 2 * x + [1, 2])

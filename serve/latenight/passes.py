@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 N_NEIGHBOURS = 10
 FINE = 2
-# The modes of 8 rows at all pixels are 8 MB: they stay in the cache of a core.
-MODES_BUCKET = 8
+# The modes of 8 rows at all pixels are 9 MB: on a CPU they stay in the cache.
+MODES_BUCKETS = {"cpu": (8,), "cuda": (64, 512)}
 TO_ARMS = np.concatenate([np.arange(arm.joint_start, arm.joint_start + arm.n) for arm in ARMS])  # (7958,)
 NAMES = tuple(statistic.name for statistic in PASS2)
 
@@ -123,12 +123,15 @@ class Passes:
             Graph(folder / file, device=device, threads=threads) for file in ("model.onnx", "knn.onnx")
         )
         self._refine, self._statistics = (
-            Graph(folder / file, device=device, threads=threads, bucket=MODES_BUCKET)
+            Graph(folder / file, device=device, threads=threads, buckets=MODES_BUCKETS)
             for file in ("refine.onnx", "statistics.onnx")
         )
         self._groups = tuple(read_modes(folder / "modes.npz") if groups is None else groups)
+        weights = [group.weights for group in self._groups]
+        # The last is for rows without a group.
+        self._modes = [self._refine.held(each) for each in (*weights, no_modes(self._groups))]
         bank = np.load(folder / "bank.npy", allow_pickle=False)
-        self._bank = {"bank": bank, "minus_norm2": -np.square(bank).sum(axis=1)}
+        self._bank = self._knn.held({"bank": bank, "minus_norm2": -np.square(bank).sum(axis=1)})
         self._bank_ids = np.load(folder / "bank_ids.npy", allow_pickle=False)
         self._learned, self._z_range = learned, z_range
         self.provider = self._model.provider
@@ -180,7 +183,7 @@ class Passes:
             if len(mine):
                 group[mine] = k
                 rows = {name: values[mine] for name, values in inputs.items()}
-                for name, values in self._refine(rows, constants=modes.weights).items():
+                for name, values in self._refine(rows, constants=self._modes[k]).items():
                     first[name][mine] = values
         return first, group
 
@@ -203,10 +206,9 @@ class Passes:
     def _second_pass(self, rows: dict[str, np.ndarray], group: NDArray[np.int64]) -> tuple[Floats, Floats]:
         """Statistics and wavelengths, (n, C) each; rows without a group of modes have those of calibration only."""
         values, wavelengths = np.empty((2, len(group), len(PASS2)), np.float32)
-        for k in np.unique(group):
+        for k in np.unique(group).tolist():
             mine = np.flatnonzero(group == k)
-            modes = self._groups[k].weights if k < len(self._groups) else no_modes(self._groups)
-            found = self._statistics({name: v[mine] for name, v in rows.items()}, constants=modes)
+            found = self._statistics({name: v[mine] for name, v in rows.items()}, constants=self._modes[k])
             values[mine], wavelengths[mine] = found["statistics"], found["wavelengths"]
         return values, wavelengths
 

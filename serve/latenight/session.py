@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,36 +15,59 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     Arrays = Mapping[str, np.ndarray]
+    Held = Mapping[str, "onnxruntime.OrtValue"]
 
-# Two threads peak at 64 rows: the layers' weights are read once a bucket, and its arrays still fit the cache.
-BUCKET = 64
+# Sizes of buckets by device, ascending. Two CPU threads peak at 64 rows: the layers' weights are read once a bucket,
+# and its arrays still fit the cache. A GPU starves on few rows, for every node costs it some 5 us to start.
+BUCKETS = {"cpu": (64,), "cuda": (64, 512)}
 CUDA = "CUDAExecutionProvider"
 
 
 class Graph:
     """One ONNX file in a session, called with arrays of any number of rows.
 
-    Rows go through in buckets of one fixed size, so that no shape is ever new to the session (the arena of
-    the CUDA provider grows with every new shape) and a row's result does not depend on how many came with it.
+    Rows go through in buckets of fixed sizes, so that no shape is ever new to the session (the arena of the CUDA
+    provider grows with every new shape). On the CPU there is one size, and a row's result does not depend on how many
+    came with it.
 
     Attributes:
         provider: the execution provider in use.
     """
 
-    def __init__(self, path: Path, *, device: str, threads: int, bucket: int = BUCKET) -> None:
-        self._bucket = bucket
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str,
+        threads: int,
+        buckets: Mapping[str, tuple[int, ...]] = MappingProxyType(BUCKETS),
+    ) -> None:
+        """Open the file.
+
+        Args:
+            path: of the file.
+            device: "cpu", "cuda" or "auto".
+            threads: number of CPU threads.
+            buckets: sizes of buckets for "cpu" and "cuda", ascending.
+        """
         self._session = _open_session(path, device=device, threads=threads)
         self._outputs = [output.name for output in self._session.get_outputs()]
         self.provider: str = self._session.get_providers()[0]
+        self._sizes = buckets[device_of(self.provider)]
+
+    def held(self, constants: Arrays) -> Held:
+        """Inputs that every bucket gets whole (bank, modes), copied to the device once and for all."""
+        device = device_of(self.provider)
+        return {name: onnxruntime.OrtValue.ortvalue_from_numpy(v, device, 0) for name, v in constants.items()}
 
     def __call__(
-        self, rows: Arrays, *, constants: Arrays | None = None, outputs: Sequence[str] = ()
+        self, rows: Arrays, *, constants: Held | None = None, outputs: Sequence[str] = ()
     ) -> dict[str, np.ndarray]:
         """Run the graph.
 
         Args:
             rows: inputs with one entry per row, n rows each.
-            constants: inputs that every bucket gets whole (the bank).
+            constants: from held.
             outputs: names of the wanted outputs; all of them by default.
         """
         n = len(next(iter(rows.values())))
@@ -55,10 +79,13 @@ class Graph:
         return {name: np.concatenate(column)[:n] for name, column in columns}
 
     def _buckets(self, rows: Arrays, n: int) -> Iterator[dict[str, np.ndarray]]:
-        """The rows in buckets, the last one filled up."""
-        for start in range(0, n, self._bucket):
-            bucket = {k: np.ascontiguousarray(v[start : start + self._bucket]) for k, v in rows.items()}
-            yield {name: _filled_up(values, self._bucket) for name, values in bucket.items()}
+        """The rows in buckets: as many of the largest as they fill, and the smallest that holds the rest, filled up."""
+        start = 0
+        while start < n:
+            size = next((size for size in self._sizes if size >= n - start), self._sizes[-1])
+            bucket = {k: np.ascontiguousarray(v[start : start + size]) for k, v in rows.items()}
+            yield {name: _filled_up(values, size) for name, values in bucket.items()}
+            start += size
 
 
 def _filled_up(values: np.ndarray, n: int) -> np.ndarray:

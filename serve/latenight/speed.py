@@ -83,7 +83,12 @@ def measure(bundle: Bundle, *, provider: str, threads: int) -> Speeds:
     spectra = _repeated(bundle.golden()[0], PETAL)
     device, buckets = device_of(provider), {}
     for rows in BUCKETS:
-        graph = Graph(bundle.path / "model.onnx", device=device, threads=threads, bucket=rows)
+        graph = Graph(
+            bundle.path / "model.onnx",
+            device=device,
+            threads=threads,
+            buckets=dict.fromkeys(("cpu", "cuda"), (rows,)),
+        )
         inputs: dict[str, np.ndarray] = {
             "flux": spectra.flux[:rows],
             "ivar": spectra.ivar[:rows],

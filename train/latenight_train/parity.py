@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from latenight.errors import StartupError
-from latenight.passes import read_modes, redshift_and_group
+from latenight.passes import MODES_BUCKETS, read_modes, redshift_and_group
 from latenight.session import Graph
 from latenight.spectra import N_PIX, ineligible_reasons
 from latenight.threads import default_threads
@@ -45,9 +45,7 @@ def parity(model: Model, golden: Spectra, folder: Path) -> dict[str, float]:
         mine = {name: values[served] for name, values in spectra.items()}
         refine = (Refinement(), REFINEMENT_OUTPUTS, folder / "refine.onnx")
         found["refine"] = max(found["refine"], _difference(*refine, mine, modes.weights))
-        first = Graph(folder / "refine.onnx", device="cpu", threads=default_threads(), bucket=8)(
-            mine, constants=modes.weights
-        )
+        first = _served(folder / "refine.onnx", mine, modes.weights)
         sky = {"sky": np.full((len(mine["z"]), N_PIX), np.median(mine["flux"].std(axis=1)), np.float32)}
         names = ("mean", "variance", "sky", "norm", "coefficients")
         mine |= {name: {**first, **sky}[name] for name in names}
@@ -67,13 +65,20 @@ def _difference(
     constants: dict[str, np.ndarray],
 ) -> float:
     """Largest difference of a module and its exported file over all outputs."""
-    graph = Graph(path, device="cpu", threads=default_threads(), bucket=8)
-    served = graph(rows, constants=constants)
+    served = _served(path, rows, constants)
     trained = module(*(torch.from_numpy(values) for values in (*rows.values(), *constants.values())))
     # Coefficients of directions that the spectra hardly constrain differ by more and change nothing: what matters of
     # them is seen in the mean.
     named = zip(outputs, trained, strict=True)
     return max(difference(name, t.numpy(), served[name]) for name, t in named if name != "coefficients")
+
+
+def _served(
+    path: Path, rows: dict[str, np.ndarray], constants: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """What an exported file gives."""
+    graph = Graph(path, device="cpu", threads=default_threads(), buckets=MODES_BUCKETS)
+    return graph(rows, constants=graph.held(constants))
 
 
 def difference(name: str, trained: np.ndarray, served: np.ndarray) -> float:
