@@ -55,9 +55,10 @@ DESI_DATA := $(or $(LATENIGHT_TEST_DATA),../shared/data/desi)
 # What the benchmarks score, and with what; make demo writes both.
 BENCH_BUNDLE := demo/bundle
 BENCH_NIGHT := demo/night
-bench: .venv/installed ## ratios measured in turns: reader, score, serve, peers, scale-out, latency, memory (30 minutes)
+bench: .venv/installed ## ratios measured in turns: reader, graphs, score, serve, peers, scale-out, latency, memory (30 minutes)
 	test -f $(BENCH_BUNDLE)/manifest.json || $(MAKE) demo
 	$(BIN)/python -m tests.bench.reader
+	$(BIN)/python -m tests.bench.graphs $(BENCH_BUNDLE)
 	$(BIN)/python -m tests.bench.files $(BENCH_BUNDLE) $(BENCH_NIGHT)
 	$(BIN)/python -m tests.bench.stream $(BENCH_BUNDLE) $(BENCH_NIGHT)
 	$(BIN)/python -m tests.bench.peers $(BENCH_BUNDLE) $(BENCH_NIGHT)
