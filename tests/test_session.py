@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from latenight.session import Graph, fell_back
+from latenight.session import Graph, fell_back, providers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +33,14 @@ def test_a_gpu_build_that_scores_on_the_cpu_unasked_has_fallen_back(
     """Only a GPU build that was free to choose and runs on the CPU counts as fallen back."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: built_for)
     assert fell_back(device, provider) is expected
+
+
+def test_a_gpu_rounds_products_only_where_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32, which onnxruntime has on by default, is asked for or forbidden in so many words, and only of a GPU."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    assert providers("auto", tf32=False) == [(CUDA, {"use_tf32": "0"}), CPU]
+    assert providers("cuda", tf32=True) == [(CUDA, {"use_tf32": "1"}), CPU]
+    assert providers("cpu", tf32=True) == [CPU]
 
 
 @pytest.fixture

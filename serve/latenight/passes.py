@@ -119,8 +119,11 @@ class Passes:
             threads: number of CPU threads.
             groups: linear models in place of the bundle's (cross-fitting).
         """
+        # TF32 for the network, whose draws scatter more than it rounds, and for the coarse ranking of neighbours; not
+        # for normal matrices, whose solution would be lost.
         self._model, self._knn = (
-            Graph(folder / file, device=device, threads=threads) for file in ("model.onnx", "knn.onnx")
+            Graph(folder / file, device=device, threads=threads, tf32=True)
+            for file in ("model.onnx", "knn.onnx")
         )
         self._refine, self._statistics = (
             Graph(folder / file, device=device, threads=threads, buckets=MODES_BUCKETS)
