@@ -61,7 +61,8 @@ def consume(bundle: Path, address: str, topic: str, out: str) -> None:
 def main(bundle: Path, night: Path, n: int = 4, rounds: int = 3) -> None:
     paths = petals(night, n)
     with streaming(bundle, "quix-serve") as stream:
-        stream.broker.create_topics({name: {} for name in (TOPIC, f"{TOPIC}.scores")}, 1)
+        settings = {"max.message.bytes": str(MAX_MESSAGE)}
+        stream.broker.create_topics(dict.fromkeys((TOPIC, f"{TOPIC}.scores"), settings), 1)
         ours = stream.records(paths, "inline")
         theirs = stream.records(paths, "inline", TOPIC)
         n_spectra = sum(len(decode_spectra(record.value)) for record in ours)
