@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 N_NEIGHBOURS = 10
 FINE = 2
 # The modes of 8 rows at all pixels are 9 MB: on a CPU they stay in the cache.
-MODES_BUCKETS = {"cpu": (8,), "cuda": (64, 512)}
+MODES_BUCKETS = {"cpu": (2, 4, 8), "cuda": (64, 512)}
 TO_ARMS = np.concatenate([np.arange(arm.joint_start, arm.joint_start + arm.n) for arm in ARMS])  # (7958,)
 NAMES = tuple(statistic.name for statistic in PASS2)
 
@@ -177,7 +177,10 @@ class Passes:
         """
         z, spectype = redshift_and_group(spectra.table, self._z_range)
         inputs = {"flux": spectra.flux, "ivar": spectra.ivar, "z": z}
-        first = self._model({**inputs, "group": spectype})
+        # Neighbours in redshift see the same part of the rest-frame grids, and need no more of the network.
+        order = np.argsort(z, kind="stable")
+        found = self._model({**inputs, "group": spectype}, which=order)
+        first = {name: values[np.argsort(order)] for name, values in found.items()}
         first |= {"z": z, "norm": np.ones(len(z), np.float32)}
         first["coefficients"] = np.zeros((len(z), self._groups[0].n_modes if self._groups else 1), np.float32)
         group = np.full(len(z), len(self._groups))
@@ -185,8 +188,7 @@ class Passes:
             mine = modes.serves(spectype, z)
             if len(mine):
                 group[mine] = k
-                rows = {name: values[mine] for name, values in inputs.items()}
-                for name, values in self._refine(rows, constants=self._modes[k]).items():
+                for name, values in self._refine(inputs, constants=self._modes[k], which=mine).items():
                     first[name][mine] = values
         return first, group
 
@@ -211,7 +213,7 @@ class Passes:
         values, wavelengths = np.empty((2, len(group), len(PASS2)), np.float32)
         for k in np.unique(group).tolist():
             mine = np.flatnonzero(group == k)
-            found = self._statistics({name: v[mine] for name, v in rows.items()}, constants=self._modes[k])
+            found = self._statistics(rows, constants=self._modes[k], which=mine)
             values[mine], wavelengths[mine] = found["statistics"], found["wavelengths"]
         return values, wavelengths
 

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     Arrays = Mapping[str, np.ndarray]
     Held = Mapping[str, "onnxruntime.OrtValue"]
 
 # Sizes of buckets by device, ascending. Two CPU threads peak at 64 rows: the layers' weights are read once a bucket,
 # and its arrays still fit the cache. A GPU starves on few rows, for every node costs it some 5 us to start.
-BUCKETS = {"cpu": (64,), "cuda": (64, 512)}
+BUCKETS = {"cpu": (8, 16, 32, 64), "cuda": (64, 512)}
 CUDA = "CUDAExecutionProvider"
 
 
@@ -27,8 +29,7 @@ class Graph:
     """One ONNX file in a session, called with arrays of any number of rows.
 
     Rows go through in buckets of fixed sizes, so that no shape is ever new to the session (the arena of the CUDA
-    provider grows with every new shape). On the CPU there is one size, and a row's result does not depend on how many
-    came with it.
+    provider grows with every new shape). What fills up the last bucket is its last row again.
 
     Attributes:
         provider: the execution provider in use.
@@ -63,7 +64,12 @@ class Graph:
         return {name: onnxruntime.OrtValue.ortvalue_from_numpy(v, device, 0) for name, v in constants.items()}
 
     def __call__(
-        self, rows: Arrays, *, constants: Held | None = None, outputs: Sequence[str] = ()
+        self,
+        rows: Arrays,
+        *,
+        constants: Held | None = None,
+        outputs: Sequence[str] = (),
+        which: NDArray[np.intp] | None = None,
     ) -> dict[str, np.ndarray]:
         """Run the graph.
 
@@ -71,31 +77,27 @@ class Graph:
             rows: inputs with one entry per row, n rows each.
             constants: from held.
             outputs: names of the wanted outputs; all of them by default.
+            which: (k,) the rows that go through, in this order, which is that of the results; by default all.
         """
-        n = len(next(iter(rows.values())))
+        which = np.arange(len(next(iter(rows.values())))) if which is None else which
         names = list(outputs) or self._outputs
         parts = [
-            self._session.run(names, {**bucket, **(constants or {})}) for bucket in self._buckets(rows, n)
+            self._session.run(
+                names, {**{name: values[at] for name, values in rows.items()}, **(constants or {})}
+            )
+            for at in self._buckets(which)
         ]
         columns = zip(names, zip(*parts, strict=True), strict=True)
-        return {name: np.concatenate(column)[:n] for name, column in columns}
+        return {name: np.concatenate(column)[: len(which)] for name, column in columns}
 
-    def _buckets(self, rows: Arrays, n: int) -> Iterator[dict[str, np.ndarray]]:
+    def _buckets(self, which: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
         """The rows in buckets: as many of the largest as they fill, and the smallest that holds the rest, filled up."""
         start = 0
-        while start < n:
-            size = next((size for size in self._sizes if size >= n - start), self._sizes[-1])
-            bucket = {k: np.ascontiguousarray(v[start : start + size]) for k, v in rows.items()}
-            yield {name: _filled_up(values, size) for name, values in bucket.items()}
+        while start < len(which):
+            left = len(which) - start
+            size = next((size for size in self._sizes if size >= left), self._sizes[-1])
+            yield np.pad(which[start : start + size], (0, max(size - left, 0)), mode="edge")
             start += size
-
-
-def _filled_up(values: np.ndarray, n: int) -> np.ndarray:
-    """The values with zeros behind them, n rows in all: no good pixels, so every result is finite."""
-    missing = n - len(values)
-    return (
-        np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)]) if missing else values
-    )
 
 
 def _open_session(path: Path, *, device: str, threads: int, tf32: bool) -> onnxruntime.InferenceSession:

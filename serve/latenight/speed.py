@@ -54,7 +54,8 @@ class _Counted:
 
     def __call__(self, rows: dict[str, np.ndarray], **options: Any) -> dict[str, np.ndarray]:
         found = self._graph(rows, **options)
-        self._count(sum(values.nbytes for values in (*rows.values(), *found.values())))
+        n = len(next(iter(found.values())))
+        self._count(sum(values[:n].nbytes for values in (*rows.values(), *found.values())))
         return found
 
 

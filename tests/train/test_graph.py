@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latenight.spectra import ARMS, N_PIX, WAVE_JOINT
+from latenight.spectra import ARMS, N_PIX, WAVE, WAVE_JOINT
 from latenight_train.graph import Model, Neighbours
-from latenight_train.pixels import RestBins, first_arm, to_arms, to_joint
-from latenight_train.vae import ENCODER_GRID
+from latenight_train.pixels import first_arm, to_arms, to_joint
+from latenight_train.restgrids import PART, Pixels, RestBins, seen_part
+from latenight_train.vae import ENCODER_GRID, MEAN_GRID, VARIANCE_GRID
 from tests.bundles import untrained_vae
 from tests.fakes import make_spectra
 
@@ -91,12 +92,30 @@ def test_rest_frame_bins_assign_each_pixel_once() -> None:
     """Binning by running sums equals the direct assignment of pixels to bins."""
     values = torch.rand(3, len(WAVE_JOINT), generator=torch.Generator().manual_seed(0))
     z = torch.tensor([[0.0], [0.731], [3.2]])
-    found = RestBins(ENCODER_GRID)(values, z).numpy()
+    bins = RestBins(ENCODER_GRID)
+    found = bins(values, bins.first_pixels(z, slice(0, ENCODER_GRID.n))).numpy()
     for row in range(3):
         edges = ENCODER_GRID.edges().numpy() * (1 + float(z[row, 0]))
         at = np.searchsorted(edges, WAVE_JOINT, side="right") - 1
         expected = np.bincount(at, values[row].numpy().astype(np.float64), ENCODER_GRID.n)
         np.testing.assert_allclose(found[row], expected, rtol=1e-6, atol=1e-6)
+
+
+@given(st.lists(st.floats(-0.01, 4.98), min_size=1, max_size=4))
+@settings(max_examples=25, deadline=None)
+def test_the_part_of_a_grid_that_a_batch_sees_is_small_and_enough(redshifts: list[float]) -> None:
+    """It holds the points beside every pixel and every bin with a pixel, and little more than the batch spans."""
+    z = torch.tensor(redshifts)[:, None]
+    rest = torch.from_numpy(WAVE) / (1 + z.double())
+    for grid, at in zip((MEAN_GRID, VARIANCE_GRID), Pixels(MEAN_GRID, VARIANCE_GRID)(z), strict=True):
+        points = torch.log(grid.edges()[:-1] / 600.0) + grid.step / 2
+        found = at.values(points[at.part].float().expand(len(z), -1))
+        np.testing.assert_allclose(found, torch.log(rest / 600.0), atol=2e-6)
+        span = float(torch.log(rest.max() / rest.min())) / grid.step
+        assert at.part.stop - at.part.start <= min(span + PART + 7, grid.n)
+    bins, part = RestBins(ENCODER_GRID), seen_part(ENCODER_GRID, z)
+    values = torch.ones(len(z), len(WAVE_JOINT))
+    assert (bins(values, bins.first_pixels(z, part)).sum(1) == len(WAVE_JOINT)).all()
 
 
 def test_arms_and_joint_grid_fit_together() -> None:

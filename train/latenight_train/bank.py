@@ -57,5 +57,7 @@ def _latents(
         z, group = redshift_and_group(table, np.array(Z_RANGE))
         inputs: dict[str, np.ndarray] = {"flux": survey.flux[block], "ivar": survey.ivar[block]}
         inputs |= {"z": z, "group": group}
-        parts.append(graph(inputs, outputs=("latent",))["latent"])
+        order = np.argsort(z, kind="stable")  # as in Passes.first_pass
+        latent = graph(inputs, outputs=("latent",), which=order)["latent"]
+        parts.append(latent[np.argsort(order)])
     return np.concatenate(parts)

@@ -158,7 +158,7 @@ def _step(
     condition = model.condition(z, group)
     mean, log_sigma = model.encode(flux, ivar, z, condition)
     noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-    recon, variance = model.decode(mean + log_sigma.exp() * noise, condition, model.where(z))
+    ((recon, variance),) = model.decode([mean + log_sigma.exp() * noise], condition, model.pixels(z))
     good = (ivar > 0).to(flux.dtype)
     total = model.vae.log_noise.exp() / torch.where(ivar > 0, ivar, torch.ones_like(ivar)) + variance
     nll = negative_log_likelihood(flux - recon, total, good)

@@ -20,12 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latenight_train.pixels import Interpolate, RestBins, clean, first_arm, norm_of, to_joint
+from latenight_train.pixels import clean, first_arm, norm_of, to_joint
+from latenight_train.restgrids import At, Pixels, RestBins, seen_part
 from latenight_train.vae import ENCODER_GRID, MEAN_GRID, N_GROUPS, VARIANCE_GRID, Vae
 
 # Fixed Sobol draws. On 822 simulated spectra 1, 2 and 4 draws err by 11, 7 and 4 % of the spread of the scores, and two
 # sets of 4 rank them alike to .998; a spectrum takes .9, 1.2, 1.6 ms and core, with 8 draws 2.7 ms.
 N_DRAWS = 4
+MIN_IVAR = 1e-16  # in units of the norm: the product of two variances is a float32 still
 KNN_FETCHED = 16  # the mean is over 10; the rest replaces neighbours with the spectrum's own TARGETID
 
 
@@ -34,9 +36,6 @@ def sobol_normals(n: int, dimension: int) -> Tensor:
     engine = torch.quasirandom.SobolEngine(dimension, scramble=True, seed=20250617)  # type: ignore[no-untyped-call]
     uniform = engine.draw(n, dtype=torch.float64).clamp(1e-6, 1 - 1e-6)
     return (math.sqrt(2) * torch.erfinv(2 * uniform - 1)).float()
-
-
-Where = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Model(nn.Module):
@@ -49,8 +48,7 @@ class Model(nn.Module):
         super().__init__()
         self.vae = vae
         self.rest_bins = RestBins(ENCODER_GRID)
-        self.mean_at = Interpolate(MEAN_GRID)
-        self.variance_at = Interpolate(VARIANCE_GRID)
+        self.pixels = Pixels(MEAN_GRID, VARIANCE_GRID)
         self.register_buffer("draws", sobol_normals(N_DRAWS, vae.size.latent))
         self.register_buffer("one_hot", torch.eye(N_GROUPS))
 
@@ -60,21 +58,33 @@ class Model(nn.Module):
 
     def encode(self, flux: Tensor, ivar: Tensor, z: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log sigma of q(latent | spectrum) for flux, ivar (N, 7958) in units of the norm."""
-        weight = self.rest_bins(to_joint(ivar), z)
-        value = self.rest_bins(to_joint(ivar * flux), z)
+        part = seen_part(ENCODER_GRID, z)
+        first = self.rest_bins.first_pixels(z, part)
+        weight = self.rest_bins(to_joint(ivar), first)
+        value = self.rest_bins(to_joint(ivar * flux), first)
         # value / weight is the mean flux of a bin, weight / (1 + weight) how far to trust it.
-        binned = torch.cat([(value / (1 + weight)).clamp(-30, 30), weight / (1 + weight)], dim=1)
-        mean, log_sigma = self.vae.encoder(binned, condition)
+        trust = 1 / (1 + weight)
+        value, trust = (value * trust).clamp(-30, 30), weight * trust
+        mean, log_sigma = self.vae.encoder(value, trust, condition, part)
         return mean, log_sigma
 
-    def decode(self, latent: Tensor, condition: Tensor, where: Where) -> tuple[Tensor, Tensor]:
-        """Mean and variance at the observed pixels, (N, 7958) each, in units of the norm and its square."""
-        mean, log_variance = self.vae.decoder(latent, condition)
-        return self.mean_at(mean, where[0]), self.variance_at(log_variance, where[1]).exp()
+    def decode(
+        self, latents: list[Tensor], condition: Tensor, at: tuple[At, At]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Mean and variance at the observed pixels, (N, 7958) each, in units of the norm and its square.
 
-    def where(self, z: Tensor) -> Where:
-        """Where the observed pixels lie on the two rest-frame grids."""
-        return self.mean_at.where(z), self.variance_at.where(z)
+        Args:
+            latents: (N, d) each; all go through the network at once: its weights are read once.
+            condition: (N, groups + 1).
+            at: where the pixels lie on the grids of mean and variance.
+
+        Returns:
+            a pair for each of the latents.
+        """
+        k = len(latents)
+        inputs = (torch.stack(values, 1).flatten(0, 1) for values in (latents, [condition] * k))
+        mean, log_variance = self.vae.decoder(*inputs, at[0].part, at[1].part)
+        return [(at[0].values(mean[i::k]), at[1].values(log_variance[i::k]).exp()) for i in range(k)]
 
     def forward(self, flux: Tensor, ivar: Tensor, z: Tensor, group: Tensor) -> tuple[Tensor, ...]:
         """Score a batch.
@@ -95,24 +105,26 @@ class Model(nn.Module):
         z = z[:, None]
         norm = norm_of(flux, ivar)
         condition = self.condition(z, group)
-        flux1, ivar1 = flux / norm, ivar * norm * norm
+        flux1, ivar1 = flux / norm, ivar * (norm * norm)
         latent, log_sigma = self.encode(flux1, ivar1, z, condition)
-        where = self.where(z)
+        drawn = [latent + log_sigma.exp() * draw for draw in self.draws]
+        decoded = self.decode([*drawn, latent], condition, self.pixels(z))
         good = (ivar > 0).to(flux.dtype)
         n_good = good.sum(1).clamp(min=1.0)
-        noise = self.vae.log_noise.exp() / torch.where(ivar1 > 0, ivar1, torch.ones(()))
-        deviance, log_det = torch.zeros(()), torch.zeros(())
-        for draw in self.draws:
-            mean, variance = self.decode(latent + log_sigma.exp() * draw, condition, where)
-            total = noise + variance
-            deviance = deviance + (good * (flux1 - mean).square() / total).sum(1)
-            log_det = log_det + (good * total.log()).sum(1)
-        deviance = deviance / (N_DRAWS * n_good)
-        log_det = log_det / (N_DRAWS * n_good) + 2 * norm[:, 0].log()
+        noise = self.vae.log_noise.exp() / ivar1.clamp(min=MIN_IVAR)
+        chi2, log_det = torch.zeros(()), torch.zeros(())
+        for (mean, variance), (mean2, variance2) in zip(
+            decoded[:N_DRAWS:2], decoded[1:N_DRAWS:2], strict=True
+        ):
+            total, total2 = noise + variance, noise + variance2
+            chi2 = chi2 + (flux1 - mean).square() / total + (flux1 - mean2).square() / total2
+            log_det = log_det + (total * total2).log()  # one logarithm for two draws
+        deviance = (good * chi2).sum(1) / (N_DRAWS * n_good)
+        log_det = (good * log_det).sum(1) / (N_DRAWS * n_good) + 2 * norm[:, 0].log()
         log_prob = -0.5 * (deviance + log_det + math.log(2 * math.pi))
-        mean, variance = self.decode(latent, condition, where)
+        mean, variance = decoded[N_DRAWS]
         snr = (flux * ivar.sqrt()).sum(1) / n_good
-        mean, variance = first_arm(mean * norm), first_arm(variance * norm * norm)
+        mean, variance = first_arm(mean) * norm, first_arm(variance) * (norm * norm)
         return latent, mean, variance, log_prob, deviance, snr
 
 

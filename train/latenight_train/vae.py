@@ -78,10 +78,20 @@ class Encoder(nn.Module):
         with torch.no_grad():
             self.out.weight.mul_(0.3)
 
-    def forward(self, binned: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log sigma, (N, latent) each, of binned (N, 2 bins) and condition (N, groups + 1)."""
-        h = functional.silu(self.first(torch.cat([binned, condition], 1)))
-        h = functional.silu(self.second(h))
+    def forward(self, value: Tensor, trust: Tensor, condition: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        """Mean and log sigma, (N, latent) each.
+
+        Args:
+            value: (N, bins) flux in a part of the bins; in all others nothing was observed, and both are 0.
+            trust: (N, bins) how far it can be trusted.
+            condition: (N, groups + 1).
+            part: of the bins.
+        """
+        n = ENCODER_GRID.n
+        of_value, of_trust, of_condition = torch.split(self.first.weight, [n, n, N_GROUPS + 1], dim=1)
+        h = functional.linear(condition, of_condition, self.first.bias)
+        h = h + functional.linear(value, of_value[:, part]) + functional.linear(trust, of_trust[:, part])
+        h = functional.silu(self.second(functional.silu(h)))
         mean, log_sigma = self.out(h).split(self.latent, dim=1)
         return mean, log_sigma.clamp(-8.0, 2.0)
 
@@ -101,11 +111,19 @@ class Decoder(nn.Module):
             self.log_variance.weight.mul_(0.1)
             self.log_variance.bias.fill_(-4.0)
 
-    def forward(self, latent: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (N, mean grid) and log variance (N, variance grid)."""
+    def forward(
+        self, latent: Tensor, condition: Tensor, mean_part: slice, variance_part: slice
+    ) -> tuple[Tensor, Tensor]:
+        """Mean (N, points) and log variance (N, points) at the given parts of their grids."""
         h = functional.silu(self.first(torch.cat([latent, condition], 1)))
         h = functional.silu(self.second(h))
-        return self.mean(h), self.log_variance(h).clamp(*LOG_VARIANCE)
+        mean, log_variance = _linear(self.mean, h, mean_part), _linear(self.log_variance, h, variance_part)
+        return mean, log_variance.clamp(*LOG_VARIANCE)
+
+
+def _linear(layer: nn.Linear, values: Tensor, part: slice) -> Tensor:
+    """A part of the outputs of a layer, (N, points)."""
+    return functional.linear(values, layer.weight[part], layer.bias[part])
 
 
 class Vae(nn.Module):
