@@ -13,7 +13,7 @@ import pytest
 from latenight.bundle import load_bundle, write_golden, write_manifest
 from latenight.channels import STATISTICS
 from latenight.errors import StartupError
-from latenight.passes import redshift_and_group
+from latenight.passes import WANTED, redshift_and_group
 from latenight.scorer import Scorer, load_scorer
 from latenight.scores import CHANNELS, SCORES
 from latenight.spectra import ARMS, SPECTYPES, UNKNOWN
@@ -134,6 +134,22 @@ def test_a_training_spectrum_is_not_its_own_neighbour(scorer: Scorer, bundle: Pa
     difference = scorer.score(known).table["knn_distance"] - strange
     assert np.nanmin(difference) >= 0
     assert np.nanmax(difference) > 0
+
+
+def test_a_spectrum_without_group_has_the_reconstruction_of_the_network(scorer: Scorer) -> None:
+    """Whatever group another row may be of, one that no linear model serves is reconstructed by the network."""
+    spectra = make_spectra(20, seed=2)
+    passes = scorer._passes
+    (mean, variance), (first, group) = passes.reconstruct(spectra), passes.first_pass(spectra)
+    assert group[UNKNOWN_ROW] == group.max() > group.min()
+    alone = spectra.take(np.full(3, UNKNOWN_ROW))
+    for found, name in ((mean, "mean"), (variance, "variance")):
+        np.testing.assert_array_equal(found, first[name])
+        expected = passes._model(
+            {"flux": alone.flux, "ivar": alone.ivar, "z": np.zeros(3, np.float32), "group": np.full(3, 3)},
+            constants=passes._model.held(WANTED),
+        )[name]
+        np.testing.assert_allclose(found[UNKNOWN_ROW], expected[0], rtol=1e-5)
 
 
 def test_redshifts_outside_the_model_count_as_unknown() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from latenight import petal
 from latenight.channels import PASS2
 from latenight.session import Graph
-from latenight.spectra import ARMS, N_PIX, SPECTYPES, UNKNOWN
+from latenight.spectra import ARMS, N_JOINT, N_PIX, SPECTYPES, UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +27,9 @@ N_NEIGHBOURS = 10
 FINE = 2
 # The modes of 8 rows at all pixels are 9 MB: on a CPU they stay in the cache.
 MODES_BUCKETS = {"cpu": (2, 4, 8), "cuda": (64, 512)}
+# What the network gives, and the input that spares or asks for its reconstruction.
+NETWORK, RECONSTRUCTION = ("latent", "log_prob", "deviance", "snr"), ("mean", "variance")
+SPARED, WANTED = {"wanted": np.zeros(0, np.float32)}, {"wanted": np.ones(1, np.float32)}
 TO_ARMS = np.concatenate([np.arange(arm.joint_start, arm.joint_start + arm.n) for arm in ARMS])  # (7958,)
 NAMES = tuple(statistic.name for statistic in PASS2)
 
@@ -130,6 +133,7 @@ class Passes:
             for file in ("refine.onnx", "statistics.onnx")
         )
         self._groups = tuple(read_modes(folder / "modes.npz") if groups is None else groups)
+        self._spared, self._wanted = (self._model.held(each) for each in (SPARED, WANTED))
         weights = [group.weights for group in self._groups]
         # The last is for rows without a group.
         self._modes = [self._refine.held(each) for each in (*weights, no_modes(self._groups))]
@@ -173,15 +177,17 @@ class Passes:
         """Outputs of the model, refined, and the group of each row; a row's depend on nothing but itself.
 
         Where a group of modes serves a row, mean and variance are those of the exact linear model; elsewhere they
-        stay the network's.
+        are the network's.
         """
         z, spectype = redshift_and_group(spectra.table, self._z_range)
-        inputs = {"flux": spectra.flux, "ivar": spectra.ivar, "z": z}
+        inputs: dict[str, np.ndarray] = {"flux": spectra.flux, "ivar": spectra.ivar, "z": z}
         # Neighbours in redshift see the same part of the rest-frame grids, and need no more of the network.
         order = np.argsort(z, kind="stable")
-        found = self._model({**inputs, "group": spectype}, which=order)
+        with_group = {**inputs, "group": spectype}
+        found = self._model(with_group, constants=self._spared, outputs=NETWORK, which=order)
         first = {name: values[np.argsort(order)] for name, values in found.items()}
         first |= {"z": z, "norm": np.ones(len(z), np.float32)}
+        first["mean"], first["variance"] = np.empty((2, len(z), N_JOINT), np.float32)
         first["coefficients"] = np.zeros((len(z), self._groups[0].n_modes if self._groups else 1), np.float32)
         group = np.full(len(z), len(self._groups))
         for k, modes in enumerate(self._groups):
@@ -190,6 +196,11 @@ class Passes:
                 group[mine] = k
                 for name, values in self._refine(inputs, constants=self._modes[k], which=mine).items():
                     first[name][mine] = values
+        others = np.flatnonzero(group == len(self._groups))
+        if len(others):
+            found = self._model(with_group, constants=self._wanted, outputs=RECONSTRUCTION, which=others)
+            for name, values in found.items():
+                first[name][others] = values
         return first, group
 
     def petal_step(

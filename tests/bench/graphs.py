@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
+import torch
 from onnx import TensorProto, helper
 
 from latenight.bundle import load_bundle
 from latenight.desi import find_coadds, read_coadd
-from latenight.passes import MODES_BUCKETS, read_modes
+from latenight.passes import MODES_BUCKETS, NETWORK, SPARED, read_modes
 from latenight.scorer import load_scorer
 from latenight.session import Graph
 from latenight.spectra import N_JOINT, N_PIX
@@ -28,7 +29,8 @@ from latenight_train.blocks import N_STACKED
 from latenight_train.cli import main as train
 from latenight_train.graph import N_DRAWS
 from latenight_train.modes import N_MODES
-from latenight_train.vae import Architecture, Vae
+from latenight_train.restgrids import seen_part
+from latenight_train.vae import ENCODER_GRID, MEAN_GRID, VARIANCE_GRID, Architecture, Vae
 from tests.bench.setting import Cost, cost_here, heading, in_turns
 
 if TYPE_CHECKING:
@@ -38,19 +40,25 @@ if TYPE_CHECKING:
 
 SIDE = 2048  # of the square matrices
 COPIED = 1 << 28  # bytes
-ROWS = 512
+ROWS, REDSHIFT = 512, 0.5
 PRODUCTS = 6  # of the weighted modes: with themselves, with the ingredients, and four in the solve
 REPEATS = 4  # of the short works in one timing
 
 
 def multiplications(architecture: Architecture) -> int:
-    """Multiplications and additions of the network's layers for one spectrum: encoder once, decoder for each draw."""
-    network = Vae(architecture)
+    """Multiplications and additions of the network's layers for one spectrum: encoder once, decoder for each draw.
+
+    Of the layers next to the rest-frame grids only the part that spectra of one redshift see.
+    """
+    network, z = Vae(architecture), torch.full((1, 1), REDSHIFT)
+    parts = {grid: seen_part(grid, z) for grid in (ENCODER_GRID, MEAN_GRID, VARIANCE_GRID)}
+    unseen = {grid: architecture.hidden * (grid.n - int(p.stop - p.start)) for grid, p in parts.items()}
     encoder, decoder = (
         sum(p.numel() for p in part.parameters() if p.ndim == 2)
         for part in (network.encoder, network.decoder)
     )
-    return 2 * (encoder + (N_DRAWS + 1) * decoder)
+    encoder, decoder = encoder - 2 * unseen[ENCODER_GRID], decoder - unseen[MEAN_GRID] - unseen[VARIANCE_GRID]
+    return 2 * (encoder + N_DRAWS * decoder)
 
 
 def moved() -> int:
@@ -79,8 +87,9 @@ def network(bundle: Path, spectra: Spectra, threads: int) -> Callable[[], object
     """The network on ROWS spectra."""
     graph = Graph(bundle / "model.onnx", device="cpu", threads=threads)
     rows = {"flux": spectra.flux, "ivar": spectra.ivar}
-    rows |= {"z": np.full(ROWS, 0.5, np.float32), "group": np.zeros(ROWS, np.int64)}
-    return lambda: graph(rows)
+    rows |= {"z": np.full(ROWS, REDSHIFT, np.float32), "group": np.zeros(ROWS, np.int64)}
+    spared = graph.held(SPARED)
+    return lambda: graph(rows, constants=spared, outputs=NETWORK)
 
 
 def statistics(bundle: Path, spectra: Spectra, threads: int) -> Callable[[], object]:

@@ -48,7 +48,8 @@ class EagerScorer:
     @torch.inference_mode()
     def __call__(self, flux: Tensor, ivar: Tensor, z: Tensor, spectype: Tensor) -> np.ndarray:
         """The p_values, (N,), of spectra: flux, ivar (N, 7958), z (N,), spectype (N,) index into SPECTYPES."""
-        first = dict(zip(MODEL_OUTPUTS, self.model(flux, ivar, z, spectype), strict=True))
+        found = self.model(flux, ivar, z, spectype, torch.ones(1))
+        first = dict(zip(MODEL_OUTPUTS, found, strict=True))
         distances, _ = self.neighbours(first["latent"], self.bank, self.minus_norm2)
         group = np.full(len(z), len(self.groups))
         values = torch.empty(len(z), 0)

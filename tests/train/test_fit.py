@@ -99,7 +99,7 @@ def test_training_improves_the_reconstruction(tmp_path: Path) -> None:
         z, group = redshift_and_group(spectra.table, np.array(Z_RANGE))
         arrays = (spectra.flux, spectra.ivar, z, group)
         with torch.inference_mode():
-            _, mean, _, *_ = Model(vae)(*map(torch.from_numpy, arrays))
+            _, mean, _, *_ = Model(vae)(*map(torch.from_numpy, arrays), torch.ones(1))
         residual = (spectra.flux - to_arms(mean).numpy()) * np.sqrt(spectra.ivar)
         excess[epochs] = np.median(np.square(residual[spectra.ivar > 0])) - 0.455  # of a normal distribution
     assert excess[60] < 0.8 * excess[1]

@@ -29,7 +29,7 @@ def inputs_of(n: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
 def outputs_of(
     flux: torch.Tensor, ivar: torch.Tensor, z: torch.Tensor, group: torch.Tensor
 ) -> list[np.ndarray]:
-    first = MODEL(flux, ivar, z, group)
+    first = MODEL(flux, ivar, z, group, torch.ones(1))
     return [t.numpy() for t in first]
 
 
@@ -86,6 +86,16 @@ def test_every_output_is_finite_for_rows_without_data() -> None:
     ivar = torch.stack([torch.zeros(N_PIX), torch.full((N_PIX,), 1e30), torch.full((N_PIX,), 1e-30)])
     for values in outputs_of(flux, ivar, torch.tensor([0.0, 4.9, -0.01]), torch.tensor([3, 1, 2])):
         assert np.isfinite(values).all()
+
+
+def test_a_spared_reconstruction_changes_nothing_else() -> None:
+    """Without reconstruction the graph gives empty arrays for it and the same scores."""
+    whole, spared = MODEL(*inputs_of(3), torch.ones(1)), MODEL(*inputs_of(3), torch.ones(0))
+    for k, (a, b) in enumerate(zip(whole, spared, strict=True)):
+        if k in (1, 2):
+            assert (a.shape, b.shape) == ((3, len(WAVE_JOINT)), (0, len(WAVE_JOINT)))
+        else:
+            np.testing.assert_array_equal(a, b)
 
 
 def test_rest_frame_bins_assign_each_pixel_once() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from latenight.errors import StartupError
-from latenight.passes import redshift_and_group
+from latenight.passes import SPARED, redshift_and_group
 from latenight.session import Graph
 from latenight.threads import default_threads
 from latenight_train.data import evenly, without_redshift
@@ -58,6 +58,6 @@ def _latents(
         inputs: dict[str, np.ndarray] = {"flux": survey.flux[block], "ivar": survey.ivar[block]}
         inputs |= {"z": z, "group": group}
         order = np.argsort(z, kind="stable")  # as in Passes.first_pass
-        latent = graph(inputs, outputs=("latent",), which=order)["latent"]
+        latent = graph(inputs, constants=graph.held(SPARED), outputs=("latent",), which=order)["latent"]
         parts.append(latent[np.argsort(order)])
     return np.concatenate(parts)

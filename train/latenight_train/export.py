@@ -26,15 +26,18 @@ NEIGHBOURS_OUTPUTS = ("distances", "indices")
 
 
 def export_model(model: nn.Module, path: Path) -> None:
-    """Write pass 1: flux, ivar (N, 7958), z (N,), group (N,) int64 -> MODEL_OUTPUTS."""
+    """Write pass 1: flux, ivar (N, 7958), z (N,), group (N,) int64, wanted (R,) -> MODEL_OUTPUTS."""
     n = 3  # any size: the batch dimension is dynamic, and sizes 0 and 1 would be specialised
     inputs = {
         "flux": torch.ones(n, N_PIX),
         "ivar": torch.ones(n, N_PIX),
         "z": torch.full((n,), 0.3),
         "group": torch.zeros(n, dtype=torch.int64),
+        "wanted": torch.ones(1),
     }
-    _export(model, inputs, MODEL_OUTPUTS, path)
+    reconstructed = {0: "reconstructed"}
+    axes = {"wanted": {0: "times"}, "mean": reconstructed, "variance": reconstructed}
+    _export(model, inputs, MODEL_OUTPUTS, path, axes)
 
 
 def export_refinement(refinement: nn.Module, path: Path) -> None:
@@ -90,7 +93,7 @@ def _export(
 ) -> None:
     """Export one module and check the file; the first axis is "n" where axes names no dynamic ones."""
     rows = {0: "n"}
-    dynamic = {name: (axes or {}).get(name, rows) for name in inputs}
+    dynamic = {name: (axes or {}).get(name, rows) for name in (*inputs, *outputs)}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracing exporter is the older one and says so
         # It takes 3 s for the statistics, where the newer one (dynamo=True) takes 35 s and writes twice the nodes.
@@ -102,7 +105,7 @@ def _export(
             opset_version=OPSET,
             input_names=list(inputs),
             output_names=list(outputs),
-            dynamic_axes={**dynamic, **dict.fromkeys(outputs, rows)},
+            dynamic_axes=dynamic,
         )
     onnx.save(with_slices(onnx.load(str(path))), str(path))
     onnx.checker.check_model(str(path), full_check=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latenight_train.pixels import clean, first_arm, norm_of, to_joint
-from latenight_train.restgrids import At, Pixels, RestBins, seen_part
+from latenight_train.restgrids import At, Pixels, RestBins, seen_part, times
 from latenight_train.vae import ENCODER_GRID, MEAN_GRID, N_GROUPS, VARIANCE_GRID, Vae
 
 # Fixed Sobol draws. On 822 simulated spectra 1, 2 and 4 draws err by 11, 7 and 4 % of the spread of the scores, and two
@@ -86,7 +86,9 @@ class Model(nn.Module):
         mean, log_variance = self.vae.decoder(*inputs, at[0].part, at[1].part)
         return [(at[0].values(mean[i::k]), at[1].values(log_variance[i::k]).exp()) for i in range(k)]
 
-    def forward(self, flux: Tensor, ivar: Tensor, z: Tensor, group: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, flux: Tensor, ivar: Tensor, z: Tensor, group: Tensor, wanted: Tensor
+    ) -> tuple[Tensor, ...]:
         """Score a batch.
 
         Args:
@@ -94,9 +96,10 @@ class Model(nn.Module):
             ivar: (N, 7958); bad pixels have ivar <= 0 or NaN, and their flux is not looked at.
             z: (N,) redshift; 0 for group UNKNOWN.
             group: (N,) int64 index into SPECTYPES.
+            wanted: (R,) ones, R = 1 for the reconstruction, R = 0 to spare it (the refinement makes a better one).
 
         Returns:
-            latent (N, d); mean and variance (N, 7781) of the reconstruction [flux unit and its square];
+            latent (N, d); mean and variance (R N, 7781) of the reconstruction [flux unit and its square];
             log_prob (N,), the reconstruction probability (An and Cho 2015) [nats per good pixel]; deviance
             (N,), its quadratic part, the mean over draws of chi2 per good pixel: the log-determinant of the
             full probability ranks spectra by noise level and is left out of the ranking; snr (N,) per pixel.
@@ -108,7 +111,8 @@ class Model(nn.Module):
         flux1, ivar1 = flux / norm, ivar * (norm * norm)
         latent, log_sigma = self.encode(flux1, ivar1, z, condition)
         drawn = [latent + log_sigma.exp() * draw for draw in self.draws]
-        decoded = self.decode([*drawn, latent], condition, self.pixels(z))
+        at = self.pixels(z)
+        decoded = self.decode(drawn, condition, at)
         good = (ivar > 0).to(flux.dtype)
         n_good = good.sum(1).clamp(min=1.0)
         noise = self.vae.log_noise.exp() / ivar1.clamp(min=MIN_IVAR)
@@ -122,9 +126,10 @@ class Model(nn.Module):
         deviance = (good * chi2).sum(1) / (N_DRAWS * n_good)
         log_det = (good * log_det).sum(1) / (N_DRAWS * n_good) + 2 * norm[:, 0].log()
         log_prob = -0.5 * (deviance + log_det + math.log(2 * math.pi))
-        mean, variance = decoded[N_DRAWS]
         snr = (flux * ivar.sqrt()).sum(1) / n_good
-        mean, variance = first_arm(mean) * norm, first_arm(variance) * (norm * norm)
+        latents, conditions, norms = (times(wanted, v) for v in (latent, condition, norm))
+        ((mean, variance),) = self.decode([latents], conditions, (at[0].times(wanted), at[1].times(wanted)))
+        mean, variance = first_arm(mean) * norms, first_arm(variance) * (norms * norms)
         return latent, mean, variance, log_prob, deviance, snr
 
 

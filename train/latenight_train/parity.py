@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from latenight.errors import StartupError
-from latenight.passes import MODES_BUCKETS, read_modes, redshift_and_group
+from latenight.passes import MODES_BUCKETS, WANTED, read_modes, redshift_and_group
 from latenight.session import Graph
 from latenight.spectra import N_PIX, ineligible_reasons
 from latenight.threads import default_threads
@@ -37,7 +37,8 @@ def parity(model: Model, golden: Spectra, folder: Path) -> dict[str, float]:
     z, group = redshift_and_group(golden.table[rows], np.array(Z_RANGE))
     spectra: dict[str, np.ndarray] = {"flux": golden.flux[rows], "ivar": golden.ivar[rows], "z": z}
     graph = (model, MODEL_OUTPUTS, folder / "model.onnx")
-    found = {"model": _difference(*graph, {**spectra, "group": group}, {}), "refine": 0.0, "statistics": 0.0}
+    network = _difference(*graph, {**spectra, "group": group}, WANTED)
+    found = {"model": network, "refine": 0.0, "statistics": 0.0}
     for modes in read_modes(folder / "modes.npz"):
         served = modes.serves(group, z)
         if not len(served):
