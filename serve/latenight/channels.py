@@ -65,8 +65,7 @@ def _scans() -> list[Statistic]:
     found = [s for w in NARROW for s in _both(f"scan{w}", "scan", PIXEL * w)]
     found += [Statistic(f"scan{w}_{a.name}", "scan", width=PIXEL * w) for w in SCANNED_BY_ARM for a in ARMS]
     found.append(Statistic("crowd", "scan"))
-    for kind in ("white", "model"):
-        found += [s for w in BROAD for s in _both(f"{kind}{w}", "broad", PIXEL * w)]
+    found += [s for w in BROAD for s in _both(f"white{w}", "broad", PIXEL * w)]
     for w in CHUNKS:
         found += [Statistic(f"block{w}", "block"), *_arms(f"block{w}", "block", 1)]
     found += [s for w in NOISE for s in _both(f"noise{w}", "noise", PIXEL * w)]

@@ -13,7 +13,7 @@ from torch.nn import functional
 from latenight.channels import BROAD, CHUNKS, NARROW, NOISE, SCANNED_BY_ARM
 from latenight.spectra import ARMS, PIXEL
 from latenight_train.blocks import BLOCK, PIXELS_PER_ARM, block_sums, by_arm, spread, taken, window_sums
-from latenight_train.second import MODEL, WHITE
+from latenight_train.second import WHITE
 
 if TYPE_CHECKING:
     from latenight_train.second import Solved
@@ -103,26 +103,24 @@ class Scans(nn.Module):
         return found
 
     def broad(self, s: Solved, peaks: dict[str, Peaks]) -> list[Found]:
-        """Generalised-least-squares windows of 32 to 1024 pixels: an offset in sigma, a factor on the model.
+        """Generalised-least-squares windows of 32 to 1024 pixels: an offset in sigma.
 
         Beside them the mean square significance of neighbouring windows, of all and of each arm.
         """
         found: list[Found] = []
         widths = (BLOCK, *BROAD)
-        number = by_arm(s.squares[:, WHITE])
-        for name, ingredient in (("white", WHITE), ("model", MODEL)):
-            explained = by_arm(s.projections[ingredient] @ s.whitener.transpose(1, 2))
-            above, total = by_arm(s.products[:, ingredient]), by_arm(s.squares[:, ingredient])
-            in_blocks = tuple(width // BLOCK for width in widths)
-            windows = (window_sums(v, in_blocks) for v in (above, total, explained, number))
-            for (a, step), (b, _), (u, _), (count, _), width in zip(*windows, widths, strict=True):
-                left = torch.maximum(b - u.square().sum(3), 0.02 * b).clamp(min=1e-12)
-                t = torch.where((count > width / 2) & (b > 0), a / left.sqrt(), torch.zeros(()))
-                if width in BROAD:
-                    peaks[f"{name}{width}"] = self.peaks(t, step * BLOCK, width)
-                if ingredient == WHITE and width in CHUNKS:
-                    apart = np.arange(0, t.shape[2], width // BLOCK // step)
-                    found.append(self.chunks(taken(t, 2, apart), taken(count, 2, apart), width))
+        in_blocks = tuple(width // BLOCK for width in widths)
+        explained = by_arm(s.projections[WHITE] @ s.whitener.transpose(1, 2))
+        above, number = by_arm(s.products[:, WHITE]), by_arm(s.squares[:, WHITE])
+        windows = (window_sums(v, in_blocks) for v in (above, number, explained))
+        for (a, step), (count, _), (u, _), width in zip(*windows, widths, strict=True):
+            left = torch.maximum(count - u.square().sum(3), 0.02 * count).clamp(min=1e-12)
+            t = torch.where(count > width / 2, a / left.sqrt(), torch.zeros(()))
+            if width in BROAD:
+                peaks[f"white{width}"] = self.peaks(t, step * BLOCK, width)
+            if width in CHUNKS:
+                apart = np.arange(0, t.shape[2], width // BLOCK // step)
+                found.append(self.chunks(taken(t, 2, apart), taken(count, 2, apart), width))
         return found
 
     def chunks(self, t: Tensor, count: Tensor, width: int) -> Found:
