@@ -274,7 +274,7 @@ class SecondSolve(nn.Module):
         ONNX has no solver. The diagonal is scaled to 1 first. With A = [[A1, A2'], [A2, A3]] and r'r = A1^-1, the
         first rows of R are [r, 0], and A3 - (r A2')'(r A2') is factored next.
         """
-        scale = torch.diagonal(system, dim1=1, dim2=2).rsqrt()
+        scale = (system * self.unit).sum(2).rsqrt()  # torch.diagonal becomes 25 nodes, an If among them
         scaled = system * scale[:, :, None] * scale[:, None, :]
         work = torch.cat([scaled, torch.zeros_like(system) + self.unit], dim=2)
         found = []
@@ -302,7 +302,8 @@ class SecondSolve(nn.Module):
             factor = part(work, 2, k, k + 1) * self.below[k]
             work = work - factor * (row / part(row, 2, k, k + 1))
         upper, whitener = torch.split(work, n, dim=2)
-        return whitener * torch.diagonal(upper, dim1=1, dim2=2).clamp(min=1e-7).rsqrt()[:, :, None]
+        pivots = (upper * self.unit[:n, :n]).sum(2, keepdim=True)
+        return whitener * pivots.clamp(min=1e-7).rsqrt()
 
     def explained(self, change: Tensor, weighted: Tensor, own: Tensor) -> Tensor:
         """What the solve takes away, (N, 8688), times sqrt(W)."""
