@@ -31,11 +31,11 @@ def seen_part(grid: LogGrid, z: Tensor) -> slice:
         grid: of rest-frame wavelengths.
         z: (N, 1) redshifts.
     """
-    shift = torch.log(1 + z.double())
+    most, least = (torch.log(1 + end.double()) / grid.step for end in (z.max(), z.min()))
     blue, red = (math.log(wave / grid.wave_min) / grid.step for wave in (WAVE[0], WAVE[-1]))
     # A point to spare on both sides: constants reach the exported graph in float32.
-    first = (blue - shift.max() / grid.step).floor() - 2
-    last = (red - shift.min() / grid.step).floor() + 4
+    first = (blue - most).floor() - 2
+    last = (red - least).floor() + 4
     n = (((last - first) / PART).ceil() * PART).clamp(max=float(grid.n))
     first = torch.minimum(first.clamp(min=0.0), grid.n - n)
     return slice(first.long(), (first + n).long())
