@@ -55,16 +55,12 @@ class Refinement(nn.Module):
         """
         flux, ivar = clean(flux, ivar)
         norm = norm_of(flux, ivar)
-        w = ivar * norm * norm
         at = nearest(self.ln_wave, z, grid)
         typical, s2 = (profile_at(profiles, which, at) for which in (TYPICAL, VARIANCE))
-        ok = w > 0
-        root = torch.where(
-            ok, 1 / (1 / torch.where(ok, w, torch.ones(())) + s2), torch.full((), UNSEEN)
-        ).sqrt()
+        root = (1 / (ivar * norm * norm).clamp(min=UNSEEN) + s2).rsqrt()
         modes = (
             functional.embedding(at, modes) * root[:, :, None]
-        )  # (N, 7958, N_MODES) in sigma, like all below
+        )  # (N, 7958, N_MODES), in sigma as all below
         y = (flux / norm - typical) * root
         inverse = self.inverse(modes, precision)
         coefficients = inverse @ self.pull(modes, y)  # (N, K, 1)
