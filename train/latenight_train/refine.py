@@ -58,9 +58,8 @@ class Refinement(nn.Module):
         at = nearest(self.ln_wave, z, grid)
         typical, s2 = (profile_at(profiles, which, at) for which in (TYPICAL, VARIANCE))
         root = (1 / (ivar * norm * norm).clamp(min=UNSEEN) + s2).rsqrt()
-        modes = (
-            functional.embedding(at, modes) * root[:, :, None]
-        )  # (N, 7958, N_MODES), in sigma as all below
+        # (N, 7958, N_MODES) in sigma, as all below: products need no other pass over them.
+        modes = functional.embedding(at, modes) * root[:, :, None]
         y = (flux / norm - typical) * root
         inverse = self.inverse(modes, precision)
         coefficients = inverse @ self.pull(modes, y)  # (N, K, 1)
