@@ -57,6 +57,7 @@ def _factor(
     dark = (_dark(sky)[some] / sky[some]).astype(np.float32)
     own = np.maximum(model[:, some], 0) * dark
     own *= weight / level.astype(np.float32)[:, None]
+    np.minimum(own, 1e15, out=own)  # whose square float32 holds: ivar may be as large as its largest number
     y = np.where(known, variance / sky[some].astype(np.float32), 0)
     # Masked exposures leave single pixels of far higher variance.
     y = np.minimum(y, np.quantile(y, 0.98, axis=1, keepdims=True))
