@@ -95,7 +95,7 @@ def fit_calibration(
         group: (N,) index of the group of each spectrum.
         snr: (N,) mean signal-to-noise per pixel.
         relatives: for each group, the groups whose spectra stand in where it has too few of its own.
-        fold: (N,) fold of petals of each spectrum.
+        fold: (N,) part of the petals that each spectrum belongs to.
     """
     log_snr = _log_snr(snr)
     values = comparable(statistics)
