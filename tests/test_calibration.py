@@ -15,14 +15,19 @@ N_STATISTICS = len(STATISTICS)
 RELATIVES = [np.array([k]) for k in range(len(SPECTYPES))]
 
 
-def sample(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Correlated statistics whose level and spread depend on class and S/N."""
+def sample(n: int, seed: int, *, ordinary_tails: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Correlated statistics whose level and spread depend on class and S/N.
+
+    As among ordinary spectra 6 % stray almost twice as far as the others, unless told otherwise.
+    """
     rng = np.random.default_rng(seed)
     group = rng.choice([GALAXY, QSO, STAR, UNKNOWN], n, p=[0.4, 0.2, 0.2, 0.2])
     snr = rng.lognormal(0.8, 0.9, n).astype(np.float32)
     level = 0.2 * group + 0.3 * np.log(snr)
     shared = rng.standard_normal((n, 1))
     noise = 0.5 * shared + rng.standard_normal((n, N_STATISTICS))
+    if ordinary_tails:
+        noise *= np.where(rng.random((n, 1)) < 0.06, 1.8, 1)
     return np.exp(level[:, None] + 0.05 * (1 + snr[:, None] ** 0.3) * noise), group, snr
 
 
@@ -30,7 +35,7 @@ CALIBRATION = fit_calibration(*sample(20_000, seed=1), RELATIVES, np.arange(20_0
 
 
 def test_the_nominal_rate_holds_in_every_class_and_at_every_snr() -> None:
-    """Of new ordinary spectra, 0.7-1.3 % fall below p = 1 % overall, and no cell strays beyond 0.3-2 %."""
+    """Of new ordinary spectra, 0.7-1.3 % fall below p = 1 % overall, and no cell strays beyond 0.15-2 %."""
     statistics, group, snr = sample(60_000, seed=2)
     p_value = calibrated(CALIBRATION, statistics, group, snr).p_value
     assert 0.007 < (p_value < 0.01).mean() < 0.013
@@ -38,7 +43,32 @@ def test_the_nominal_rate_holds_in_every_class_and_at_every_snr() -> None:
     for k in range(len(SPECTYPES)):
         for q in range(5):
             cell = (group == k) & (quintile == q)
-            assert 0.003 < (p_value[cell] < 0.01).mean() < 0.02, (SPECTYPES[k], q)
+            assert 0.0015 < (p_value[cell] < 0.01).mean() < 0.02, (SPECTYPES[k], q)
+
+
+def test_light_tails_make_the_rate_low_not_high() -> None:
+    """Where no ordinary spectrum strays, 0.4-1 % fall below p = 1 %, and at most 0.1 % below 0.1 %."""
+    calibration = fit_calibration(*sample(20_000, 21, ordinary_tails=False), RELATIVES, np.arange(20_000) % 3)
+    p_value = calibrated(calibration, *sample(40_000, 22, ordinary_tails=False)).p_value
+    assert 0.004 < (p_value < 0.01).mean() < 0.01
+    assert (p_value < 0.001).mean() < 0.001
+
+
+def test_tails_that_grow_with_snr_are_allowed_for() -> None:
+    """Where only the brightest fifth strays, its nominal rate holds and the others' does not fall."""
+
+    def strays(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        statistics, group, snr = sample(20_000, seed, ordinary_tails=False)
+        rng = np.random.default_rng(seed + 1)
+        some = (snr > np.quantile(snr, 0.8)) & (rng.random(len(snr)) < 0.05)
+        return np.where(some[:, None], statistics**1.3, statistics), group, snr
+
+    calibration = fit_calibration(*strays(31), RELATIVES, np.arange(20_000) % 3)
+    statistics, group, snr = strays(41)
+    low = calibrated(calibration, statistics, group, snr).p_value < 0.01
+    bright = snr > np.quantile(snr, 0.8)
+    assert 0.005 < low[bright].mean() < 0.02
+    assert 0.004 < low[~bright].mean() < 0.012
 
 
 def test_petals_that_differ_do_not_flood() -> None:
@@ -74,7 +104,7 @@ def test_a_channel_that_few_spectra_have_is_uniform() -> None:
         calibration = fit_calibration(known, group, snr, RELATIVES, np.arange(12_000) % 3)
         p = calibrated(calibration, *sample(12_000, seed=14)).channels[:, recon]
         assert np.median(p) == pytest.approx(0.5, abs=0.05)
-        assert np.mean(p < 0.1) == pytest.approx(0.1, abs=0.02)
+        assert np.mean(p < 0.1) == pytest.approx(0.1, abs=0.03)
 
 
 def test_a_stranger_statistic_never_has_a_larger_p() -> None:
@@ -103,6 +133,15 @@ def test_contamination_of_the_calibration_set_does_not_hide_anomalies() -> None:
         fit_calibration(statistics, group, snr, RELATIVES, np.arange(len(snr)) % 3), *sample(12_000, seed=6)
     ).p_value
     assert 0.005 < (p_value < 0.01).mean() < 0.014
+
+
+def test_trouble_that_no_flag_tells_of_leaves_a_rate() -> None:
+    """With 1.5 % of the spectra far out in one statistic, as by missed cosmics, p < 1 % does not become empty."""
+    statistics, group, snr = sample(12_000, seed=15)
+    statistics[:180, 20] *= 50
+    calibration = fit_calibration(statistics, group, snr, RELATIVES, np.arange(len(snr)) % 3)
+    p_value = calibrated(calibration, *sample(12_000, seed=16)).p_value
+    assert 0.004 < (p_value < 0.01).mean() < 0.014
 
 
 def test_a_class_with_few_spectra_uses_the_table_of_all() -> None:
