@@ -112,7 +112,7 @@ def fit_calibration(
 
     The p of a spectrum within the sample that they were read off are not those of a new one: the smallest of a hundred
     shows it, and petals differ. So the distribution of the smallest p is that of spectra whose own fold was left out:
-    the more folds, the more the tables without one are like those of all (a nominal 10 % gave 7.5 % with 3 folds, 9.6 %
+    the more folds, the more the tables without one are like those of all (a nominal 10 % gave 8.5 % with 3 folds, 9.7 %
     with 12).
 
     Args:
