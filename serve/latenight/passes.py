@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from latenight.petal import Learned
+    from latenight.session import Held
     from latenight.spectra import Spectra
 
     Floats = NDArray[np.float32]
@@ -30,7 +31,6 @@ MODES_BUCKETS = {"cpu": (2, 4, 8), "cuda": (64, 512)}
 # What the network gives, and the input that spares or asks for its reconstruction.
 NETWORK, RECONSTRUCTION = ("latent", "log_prob", "deviance", "snr"), ("mean", "variance")
 SPARED, WANTED = {"wanted": np.zeros(0, np.float32)}, {"wanted": np.ones(1, np.float32)}
-TO_ARMS = np.concatenate([np.arange(arm.joint_start, arm.joint_start + arm.n) for arm in ARMS])  # (7958,)
 NAMES = tuple(statistic.name for statistic in PASS2)
 
 
@@ -174,18 +174,15 @@ class Passes:
         return first["mean"], first["variance"]
 
     def first_pass(self, spectra: Spectra) -> tuple[dict[str, np.ndarray], NDArray[np.int64]]:
-        """Outputs of the model, refined, and the group of each row; a row's depend on nothing but itself.
+        """Outputs of the model, refined, and the group of each row; a row's depend on itself (on its company to 1e-6).
 
         Where a group of modes serves a row, mean and variance are those of the exact linear model; elsewhere they
         are the network's.
         """
         z, spectype = redshift_and_group(spectra.table, self._z_range)
         inputs: dict[str, np.ndarray] = {"flux": spectra.flux, "ivar": spectra.ivar, "z": z}
-        # Neighbours in redshift see the same part of the rest-frame grids, and need no more of the network.
-        order = np.argsort(z, kind="stable")
         with_group = {**inputs, "group": spectype}
-        found = self._model(with_group, constants=self._spared, outputs=NETWORK, which=order)
-        first = {name: values[np.argsort(order)] for name, values in found.items()}
+        first = by_redshift(self._model, with_group, constants=self._spared, outputs=NETWORK)
         first |= {"z": z, "norm": np.ones(len(z), np.float32)}
         first["mean"], first["variance"] = np.empty((2, len(z), N_JOINT), np.float32)
         first["coefficients"] = np.zeros((len(z), self._groups[0].n_modes if self._groups else 1), np.float32)
@@ -212,8 +209,8 @@ class Passes:
         residuals = petal.Residuals(
             flux=spectra.flux[used],
             ivar=spectra.ivar[used],
-            model=_at_arms(mean, len(used)),
-            variance=_at_arms(variance, len(used)),
+            model=at_arms(mean, len(used)),
+            variance=at_arms(variance, len(used)),
             table=spectra.table[used],
         )
         after = petal.corrected(residuals, self._learned)
@@ -237,7 +234,19 @@ class Passes:
         return np.asarray(distances[:, :N_NEIGHBOURS].mean(axis=1), np.float32)
 
 
-def _at_arms(joint: Floats, n: int) -> Floats:
+def by_redshift(
+    model: Graph, inputs: dict[str, np.ndarray], *, constants: Held, outputs: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Outputs of the network for rows that go through in the order of their redshift "z", and come back in theirs.
+
+    Neighbours in redshift see the same part of the rest-frame grids, and need no more of the network.
+    """
+    order = np.argsort(inputs["z"], kind="stable")
+    found = model(inputs, constants=constants, outputs=outputs, which=order)
+    return {name: values[np.argsort(order)] for name, values in found.items()}
+
+
+def at_arms(joint: Floats, n: int) -> Floats:
     """Values on the joint grid, (k, 7781), at the pixels of the arms, (n, 7958); rows beyond the k are 0."""
     values = np.zeros((n, N_PIX), np.float32)
     for arm in ARMS:

@@ -63,10 +63,9 @@ def singles(spectra: Spectra, topic: str) -> list[Record]:
 
 
 @contextmanager
-def peer(stream: Stream, topic: str, batch: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The naive loop in a process of its own."""
-    words = [stream.bundle, stream.address, topic, f"{topic}.scores", batch, default_threads()]
-    process = subprocess.Popen([sys.executable, "-m", "tests.bench.naive", *map(str, words)])
+def peer(module: str, *words: object) -> Iterator[subprocess.Popen[bytes]]:
+    """A module of tests.bench in a process of its own."""
+    process = subprocess.Popen([sys.executable, "-m", f"tests.bench.{module}", *map(str, words)])
     try:
         yield process
     finally:
@@ -113,10 +112,11 @@ def main(bundle: Path, night: Path, n: int = 256, rounds: int = 2) -> None:
             (("content-type", CONTENT_ARROW.encode()),),
         )
         batched, single = singles(spectra, "batched"), singles(few, "single")
+        words = {name: (bundle, stream.address, name, f"{name}.scores") for name in ("batched", "single")}
         with (
             stream.serving() as daemon,
-            peer(stream, "batched", BATCH) as many,
-            peer(stream, "single", 1) as one,
+            peer("naive", *words["batched"], BATCH, default_threads()) as many,
+            peer("naive", *words["single"], 1, default_threads()) as one,
         ):
             costs = in_turns(
                 rounds,

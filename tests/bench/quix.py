@@ -6,36 +6,16 @@ the same messages with the same guarantee, and writes one score table a petal: n
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from latenight.scorer import load_scorer
 from latenight.wire import decode_spectra
-from tests.bench.peers import through
+from tests.bench.peers import peer, through
 from tests.bench.setting import compare, heading, in_turns, petals, show, streaming
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.bench.setting import Stream
 
 TOPIC = "quix"
 MAX_MESSAGE = 64 << 20
-
-
-@contextmanager
-def peer(stream: Stream) -> Iterator[subprocess.Popen[bytes]]:
-    """A quixstreams application in a process of its own."""
-    words = ["--consume", stream.bundle, stream.address, TOPIC, f"{TOPIC}.scores"]
-    process = subprocess.Popen([sys.executable, "-m", "tests.bench.quix", *map(str, words)])
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def consume(bundle: Path, address: str, topic: str, out: str) -> None:
@@ -67,7 +47,8 @@ def main(bundle: Path, night: Path, n: int = 4, rounds: int = 3) -> None:
         theirs = stream.records(paths, "inline", TOPIC)
         n_spectra = sum(len(decode_spectra(record.value)) for record in ours)
         heading(f"beside quixstreams: {n} petals, {n_spectra} spectra inline")
-        with stream.serving() as daemon, peer(stream) as other:
+        words = ("--consume", bundle, stream.address, TOPIC, f"{TOPIC}.scores")
+        with stream.serving() as daemon, peer("quix", *words) as other:
             costs = in_turns(
                 rounds,
                 {

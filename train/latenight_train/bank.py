@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from latenight.errors import StartupError
-from latenight.passes import SPARED, redshift_and_group
+from latenight.passes import SPARED, by_redshift, redshift_and_group
 from latenight.session import Graph
 from latenight.threads import default_threads
 from latenight_train.data import evenly, without_redshift
@@ -50,14 +50,12 @@ def write_bank(survey: Survey, rows: NDArray[np.intp], folder: Path) -> NDArray[
 def _latents(
     graph: Graph, survey: Survey, rows: NDArray[np.intp], *, hide_redshift: bool
 ) -> NDArray[np.float32]:
-    parts = []
+    parts, spared = [], graph.held(SPARED)
     for start in tqdm(range(0, len(rows), 1024), desc="latent bank", disable=None):
         block = rows[start : start + 1024]
         table = without_redshift(survey.table[block]) if hide_redshift else survey.table[block]
         z, group = redshift_and_group(table, np.array(Z_RANGE))
         inputs: dict[str, np.ndarray] = {"flux": survey.flux[block], "ivar": survey.ivar[block]}
         inputs |= {"z": z, "group": group}
-        order = np.argsort(z, kind="stable")  # as in Passes.first_pass
-        latent = graph(inputs, constants=graph.held(SPARED), outputs=("latent",), which=order)["latent"]
-        parts.append(latent[np.argsort(order)])
+        parts.append(by_redshift(graph, inputs, constants=spared, outputs=("latent",))["latent"])
     return np.concatenate(parts)

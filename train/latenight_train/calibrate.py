@@ -16,7 +16,7 @@ from tqdm import tqdm
 from latenight import petal
 from latenight.calibration import fit_calibration
 from latenight.errors import StartupError
-from latenight.passes import TO_ARMS, ModeGroup, Passes
+from latenight.passes import ModeGroup, Passes, at_arms
 from latenight.skyfibres import known_median, known_variance, sky_sigma
 from latenight.spectra import N_PIX, SPECTYPES, UNKNOWN
 from latenight.threads import default_threads
@@ -55,7 +55,7 @@ def learn_petals(survey: Survey, rows: NDArray[np.intp], folder: Path) -> petal.
     passes = Passes(folder, flat, np.array(Z_RANGE), device="cpu", threads=default_threads())
     chosen = evenly(rows, NOISE_SPECTRA)
     spectra = survey.spectra(chosen)
-    mean, variance = (v[:, TO_ARMS] for v in passes.reconstruct(spectra))
+    mean, variance = (at_arms(v, len(v)) for v in passes.reconstruct(spectra))
     residuals = petal.Residuals(spectra.flux, spectra.ivar, mean, variance, spectra.table)
     sigma = sky_sigma(spectra.ivar, mean, sky)
     return replace(flat, pixel_noise=petal.shared(residuals, sigma, flat.pixel_noise).noise)
