@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from latenight.petal import MIN_ROWS, NOISE_RANGE, Learned, Residuals
+from latenight.petal import MIN_NOISE_ROWS, MIN_ROWS, NOISE_RANGE, Learned, Residuals
 from latenight.petal import corrected as correct
 from latenight.spectra import ARMS, N_PIX, empty_table
 
@@ -87,12 +87,37 @@ def test_a_fifth_of_noisy_fibres_does_not_rescale_the_petal() -> None:
     assert 0.6 < np.median(ratio) <= 1
 
 
-@pytest.mark.parametrize("residuals", [petal_of(MIN_ROWS - 1), petal_of(petal=-1)])
-def test_few_fibres_or_an_unknown_petal_change_nothing(residuals: Residuals) -> None:
-    """A message of few rows, or of a healpix coadd, keeps its flux and gets the training's noise."""
+@pytest.mark.parametrize(("n", "petal"), [(MIN_NOISE_ROWS - 1, 3), (1, 3), (MIN_NOISE_ROWS - 1, -1)])
+def test_a_handful_of_fibres_changes_nothing(n: int, petal: int) -> None:
+    """A message of too few rows to measure anything keeps its flux and gets the training's noise."""
+    residuals = petal_of(n, petal)
     flux, ivar = corrected(residuals, 2 * ONES)
     np.testing.assert_array_equal(flux, residuals.flux)
     np.testing.assert_array_equal(ivar, residuals.ivar / 2)
+
+
+@pytest.mark.parametrize(("n", "petal"), [(MIN_NOISE_ROWS + 2, 3), (MIN_ROWS - 1, 3), (120, -1)])
+def test_few_fibres_or_an_unknown_petal_have_their_noise_measured_and_keep_their_flux(
+    n: int, petal: int
+) -> None:
+    """Where the noise of half an arm is twice what ivar says, residuals are standard there; no flux changes."""
+    noise = ONES.copy()
+    noise[ARMS[2].start : ARMS[2].start + 1400] = 1.4
+    residuals = petal_of(n, petal, noise)
+    flux, ivar = corrected(residuals, ONES)
+    np.testing.assert_array_equal(flux, residuals.flux)
+    for pixels in (slice(0, 2700), slice(ARMS[2].start + 100, ARMS[2].start + 1300)):
+        assert chi_of(flux[:, pixels], ivar[:, pixels]) == pytest.approx(1, abs=0.1)
+
+
+def test_a_noisy_row_of_a_dozen_stays_noisy() -> None:
+    """One row of twelve with ten times the noise is not what the noise of the others is measured by."""
+    residuals = petal_of(12)
+    flux = residuals.flux.copy()
+    flux[5] *= 10
+    after, ivar = corrected(replace(residuals, flux=flux), ONES)
+    assert chi_of(after[5:6], ivar[5:6]) > 8
+    assert chi_of(after[:5], ivar[:5]) == pytest.approx(1, abs=0.1)
 
 
 def test_petals_of_one_message_are_judged_apart() -> None:

@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 
 # An average over fewer fibres errs by more than the differences between petals (a few per cent).
 MIN_ROWS = 30
+# The noise is measured in fewer, of whatever petals: what a reduction gets wrong in the ivar is wrong in all (1.1 to
+# 3 in a tile of the survey validation). Ten rows tell that of SMOOTH_PIXELS to 5 %.
+MIN_NOISE_ROWS = 10
 # Spectra brighter than this per pixel show the limits of the model rather than of the noise.
 FAINT_SNR = 3.0
 # Beyond this range the petal is broken, and its scores should say so instead of adapting; factors on the variance.
 NOISE_RANGE = (0.6, 4.0)
-# Fibres worth of belief in the noise factor of training; 450 fibres measure that of a pixel to 7 %.
+# Fibres worth of belief in the noise factor of the pixels around; 450 fibres measure that of a pixel to 7 %.
 PRIOR_ROWS = 20
+PRIOR_PIXELS = 300  # worth of belief in training, of the noise factor of SMOOTH_PIXELS
 CLIP = 4.0  # sigma: what a single pixel can say about its petal
 ROUNDS = 3
 SKY_PRIOR = 0.5  # of the common residual of a pixel, in sigma of the sky
@@ -115,8 +119,8 @@ class Shared:
 def corrected(r: Residuals, learned: Learned) -> Corrected:
     """The petal step: rows are grouped by (tileid, petal), and each group is corrected by itself.
 
-    A group with fewer than MIN_ROWS rows, or whose petal is not known (healpix coadds), keeps its flux and gets the
-    noise that training found.
+    A group with fewer than MIN_ROWS rows, or whose petal is not known (healpix coadds), keeps its flux; only its noise
+    is measured. One with fewer than MIN_NOISE_ROWS gets the noise that training found.
 
     Args:
         r: all eligible rows and sky fibres of a message.
@@ -140,8 +144,7 @@ def _corrected_petal(r: Residuals, known: bool, learned: Learned) -> Corrected:
     enough = known and len(r.flux) >= MIN_ROWS
     of_sky = r.ivar[r.table["objtype"] == "SKY"] if enough else None
     sky = sky_sigma(r.ivar, r.model, learned.sky_variance, of_sky)
-    zero = np.zeros(N_PIX, np.float32)
-    found = shared(r, sky, learned.pixel_noise) if enough else Shared(zero, zero, learned.pixel_noise)
+    found = shared(r, sky, learned.pixel_noise, in_common=enough)
     flux, ivar = np.empty_like(r.flux), r.ivar / found.noise
     per_gain = 1 / (1 + found.gain)
     for rows in _chunks(len(flux)):
@@ -177,16 +180,22 @@ class Sigmas:
     snr: Floats
 
 
-def shared(r: Residuals, sky: Floats, pixel_noise: Floats) -> Shared:
-    """What the given fibres, those of one petal, have in common.
+def shared(r: Residuals, sky: Floats, pixel_noise: Floats, *, in_common: bool = True) -> Shared:
+    """What the given fibres share.
 
     Args:
         r: the fibres, n rows.
         sky: (n, 7958) sigma of the sky.
         pixel_noise: (7958,) factor on the variance of each pixel, learned in training.
+        in_common: whether they are enough fibres of one petal to have residual and gain in common, too.
     """
+    residual, gain = np.zeros((2, N_PIX), np.float32)
+    if len(sky) < MIN_NOISE_ROWS:
+        return Shared(residual, gain, pixel_noise)
     s = _in_sigma(r, sky)
-    ordinary, residual = np.ones(len(sky), bool), np.zeros(N_PIX, np.float32)
+    if not in_common:
+        return Shared(residual, gain, _noise(s, ordinary_fibres(s.rest, s.n_good), pixel_noise))
+    ordinary = np.ones(len(sky), bool)
     # More than one round: what is common may exceed CLIP, and fibres that differ must go first.
     for _ in range(ROUNDS):
         products, squares = _products(s.rest, s.sky, ordinary)
@@ -259,7 +268,7 @@ def ordinary_fibres(sigmas: Floats, n_good: Floats) -> NDArray[np.bool_]:
     away = np.abs(found - np.median(found, axis=0))
     different = (away > DIFFERENT * 1.4826 * np.maximum(np.median(away, axis=0), 1e-6)).any(axis=1)
     # Where more than half differ there is no norm to differ from.
-    return ~different if np.count_nonzero(~different) >= MIN_ROWS // 2 else np.ones(len(sigmas), bool)
+    return ~different if 2 * np.count_nonzero(different) <= len(different) else np.ones(len(sigmas), bool)
 
 
 def _common_gain(products: Floats, squares: Floats) -> Floats:
@@ -269,11 +278,7 @@ def _common_gain(products: Floats, squares: Floats) -> Floats:
         products: (7958,) sums over fibres of residual times model, in sigma.
         squares: (7958,) of the model squared.
     """
-    kernel = np.ones(SMOOTH_PIXELS)
-    smooth = np.empty(N_PIX)
-    for arm in ARMS:
-        above, below = (np.convolve(v[arm.pixels], kernel, "same") for v in (products, squares))
-        smooth[arm.pixels] = above / (below + 1 / SMOOTH_GAIN**2)
+    smooth = _around(products) / (_around(squares) + 1 / SMOOTH_GAIN**2)
     own = (products - smooth * squares) / (squares + 1 / PIXEL_GAIN**2)
     return np.asarray(smooth + own, np.float32)
 
@@ -281,12 +286,20 @@ def _common_gain(products: Floats, squares: Floats) -> Floats:
 def _noise(s: Sigmas, ordinary: NDArray[np.bool_], pixel_noise: Floats) -> Floats:
     """Factor on the variance of each pixel, (7958,)."""
     faint = ordinary & (s.snr < FAINT_SNR)
-    used = faint if np.count_nonzero(faint) >= MIN_ROWS else ordinary
+    used = faint if np.count_nonzero(faint) >= MIN_NOISE_ROWS else ordinary
     n, squares = np.zeros((2, N_PIX), np.float32)
     for rows in _chunks(len(used)):
         mine = used[rows]
         clipped = np.clip(s.rest[rows][mine], -NOISE_CLIP, NOISE_CLIP)
         squares += np.einsum("np,np->p", clipped, clipped)
         n += s.good[rows][mine].sum(axis=0, dtype=np.uint8)  # ROWS of them at most
-    noise = (squares / MEAN_CLIPPED_SQUARE + PRIOR_ROWS * pixel_noise) / (n + PRIOR_ROWS)
+    squares /= MEAN_CLIPPED_SQUARE
+    ratio = (_around(squares) + PRIOR_PIXELS) / (_around(n * pixel_noise) + PRIOR_PIXELS)
+    noise = (squares + PRIOR_ROWS * ratio * pixel_noise) / (n + PRIOR_ROWS)
     return np.asarray(np.clip(noise, *NOISE_RANGE), np.float32)
+
+
+def _around(values: Floats) -> NDArray[np.float64]:
+    """Sums over SMOOTH_PIXELS around each pixel that do not leave its arm, (7958,)."""
+    kernel = np.ones(SMOOTH_PIXELS)
+    return np.concatenate([np.convolve(values[arm.pixels], kernel, "same") for arm in ARMS])
