@@ -36,6 +36,7 @@ NOISE_RANGE = (0.6, 4.0)
 # Fibres worth of belief in the noise factor of the pixels around; 450 fibres measure that of a pixel to 7 %.
 PRIOR_ROWS = 20
 PRIOR_PIXELS = 300  # worth of belief in training, of the noise factor of SMOOTH_PIXELS
+MAX_FLUX = 1e6  # as in the graphs: squares stay inside float32
 CLIP = 4.0  # sigma: what a single pixel can say about its petal
 ROUNDS = 3
 SKY_PRIOR = 0.5  # of the common residual of a pixel, in sigma of the sky
@@ -221,7 +222,7 @@ def _in_sigma(r: Residuals, sky: Floats) -> Sigmas:
         np.sqrt(root, out=root)
         np.multiply(r.model[rows], root, out=model[rows])
         np.multiply(sky[rows], root, out=sky_sigmas[rows])
-        root *= np.where(good[rows], r.flux[rows], 0)
+        root *= np.where(good[rows], np.clip(r.flux[rows], -MAX_FLUX, MAX_FLUX), 0)
         np.subtract(root, model[rows], out=rest[rows])
         n_good[rows] = _half_sums(good[rows].astype(np.float32))
         snr[rows] = root.sum(axis=1) / np.maximum(n_good[rows].sum(axis=1), 1)
