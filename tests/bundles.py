@@ -60,5 +60,6 @@ def make_bundle(folder: Path) -> Path:
         (fold, fit_groups(survey, np.flatnonzero(eligible & ~fold), seed=1, start=models))
         for fold in petal_folds(survey.table, 2, 1)
     ]
-    write_bundle(untrained_vae(), models, folds, survey, held_out, folder, {})
+    seen = np.flatnonzero(eligible & ~held_out & np.isfinite(survey.table["z"]))
+    write_bundle(untrained_vae(), models, folds, survey, seen, held_out, folder, {})
     return folder

@@ -126,6 +126,8 @@ class FakeScorer:
         is_spiked = abs(significance[pixel]) > 0.5 * SPIKE_SIGMA
         for channel, p in zip(CHANNELS, uniform[: len(CHANNELS)], strict=True):
             scores[f"p_{channel}"] = p * 1e-9 if is_spiked and channel == "scan" else p
+        scores["model_z"] = np.nan_to_num(spectra.table["z"][row])
+        scores["model_spectype"] = spectra.table["spectype"][row]
         p_channels = np.array([scores[f"p_{channel}"] for channel in CHANNELS])
         scores["channel"] = CHANNELS[int(p_channels.argmin())]
         scores["p_value"] = uniform[0] * 1e-9 if is_spiked else uniform[0]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from latenight.bundle import load_bundle, write_golden, write_manifest
-from latenight.channels import STATISTICS
+from latenight.channels import COMBINED, STATISTICS
 from latenight.errors import StartupError
-from latenight.passes import WANTED, redshift_and_group
+from latenight.passes import usable_redshift
 from latenight.scorer import Scorer, load_scorer
 from latenight.scores import CHANNELS, SCORES
 from latenight.spectra import ARMS, SPECTYPES, UNKNOWN
@@ -22,6 +22,8 @@ from tests.fakes import DEAD_ROW, SKY_ROWS, UNKNOWN_ROW, assert_same_tables, mak
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from latenight.spectra import Spectra
 
 FLOATS = [name for name in SCORES.names or () if SCORES[name].kind == "f"]
 RAW = ("snr", "log_prob", "chi2", "knn_distance", "arm_chi2_b", "arm_chi2_r", "arm_chi2_z", "sigma")
@@ -40,6 +42,13 @@ def assert_same_scores(found: np.ndarray, expected: np.ndarray) -> None:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
+def without_company(spectra: Spectra) -> Spectra:
+    """Every row the only one of its petal, so that the petal step has nothing to compare it with."""
+    table = spectra.table.copy()
+    table["tileid"] = np.arange(len(table))
+    return replace(spectra, table=table)
+
+
 def test_every_eligible_spectrum_gets_finite_scores_and_every_other_a_reason(scorer: Scorer) -> None:
     """Eligible rows, the one without redshift included, hold only finite scores; others only NaN and why."""
     table = scorer.score(make_spectra(70, seed=9)).table
@@ -52,7 +61,8 @@ def test_every_eligible_spectrum_gets_finite_scores_and_every_other_a_reason(sco
         assert np.isnan(table[name][others]).all(), name
     p = np.stack([table[f"p_{channel}"] for channel in CHANNELS])[:, table["eligible"]]
     assert ((p > 0) & (p <= 1)).all()
-    assert (np.array(CHANNELS)[p.argmin(axis=0)] == table["channel"][table["eligible"]]).all()
+    strangest = np.array(CHANNELS)[COMBINED][p[COMBINED].argmin(axis=0)]
+    assert (strangest == table["channel"][table["eligible"]]).all()
     family = {statistic.name: statistic.family for statistic in STATISTICS}
     assert [family[name] for name in table["statistic"][table["eligible"]]] == table["channel"][
         table["eligible"]
@@ -69,7 +79,7 @@ def test_a_score_does_not_depend_on_the_order_of_rows(scorer: Scorer) -> None:
 @pytest.mark.parametrize("n", [1, 63, 64, 65])
 def test_a_score_does_not_depend_on_the_number_of_rows(scorer: Scorer, n: int) -> None:
     """Where the petal step is neutral, the first n rows score as they do among more rows."""
-    spectra = make_spectra(70, seed=9, petal=-1)
+    spectra = without_company(make_spectra(70, seed=9))
     assert_same_scores(scorer.score(spectra.take(slice(n))).table, scorer.score(spectra).table[:n])
 
 
@@ -87,7 +97,7 @@ def test_the_petal_step_follows_the_noise_of_the_petal(scorer: Scorer) -> None:
     ivar = spectra.ivar.copy()
     ivar[:, ARMS[1].pixels] *= 2.0  # ivar twice too large
     known = scorer.score(replace(spectra, ivar=ivar)).table["arm_chi2_r"]
-    lost = scorer.score(replace(make_spectra(70, seed=9, petal=-1), ivar=ivar)).table["arm_chi2_r"]
+    lost = scorer.score(replace(without_company(spectra), ivar=ivar)).table["arm_chi2_r"]
     assert np.nanmedian(lost) > 1.3 * np.nanmedian(known)
 
 
@@ -137,20 +147,19 @@ def test_a_training_spectrum_is_not_its_own_neighbour(scorer: Scorer, bundle: Pa
     assert np.nanmax(difference) > 0
 
 
-def test_a_spectrum_without_group_has_the_reconstruction_of_the_network(scorer: Scorer) -> None:
-    """Whatever group another row may be of, one that no linear model serves is reconstructed by the network."""
+def test_a_spectrum_without_redshift_is_scored_at_the_one_that_is_found(scorer: Scorer) -> None:
+    """The redshift and class that the scores name, given as redrock's, give the same reconstruction and statistics."""
     spectra = make_spectra(20, seed=2)
-    passes = scorer._passes
-    (mean, variance), (first, group) = passes.reconstruct(spectra), passes.first_pass(spectra)
-    assert group[UNKNOWN_ROW] == group.max() > group.min()
-    alone = spectra.take(np.full(3, UNKNOWN_ROW))
-    for found, name in ((mean, "mean"), (variance, "variance")):
-        np.testing.assert_array_equal(found, first[name])
-        expected = passes._model(
-            {"flux": alone.flux, "ivar": alone.ivar, "z": np.zeros(3, np.float32), "group": np.full(3, 3)},
-            constants=passes._model.held(WANTED),
-        )[name]
-        np.testing.assert_allclose(found[UNKNOWN_ROW], expected[0], rtol=1e-5)
+    found = scorer.score(spectra, explain_below=2.0)
+    row = found.table[UNKNOWN_ROW]
+    assert np.isnan(spectra.table["z"][UNKNOWN_ROW])
+    assert np.isfinite(row["model_z"])
+    given = spectra.table.copy()
+    given["z"][UNKNOWN_ROW], given["spectype"][UNKNOWN_ROW] = row["model_z"], row["model_spectype"]
+    again = scorer.score(replace(spectra, table=given), explain_below=2.0)
+    np.testing.assert_allclose(again.recon, found.recon, rtol=1e-4, atol=1e-4)
+    for name in ("chi2", "arm_chi2_b", "arm_chi2_r", "arm_chi2_z", "log_prob", "knn_distance"):
+        np.testing.assert_allclose(again.table[name], found.table[name], rtol=1e-4)
 
 
 def test_redshifts_outside_the_model_count_as_unknown() -> None:
@@ -158,7 +167,7 @@ def test_redshifts_outside_the_model_count_as_unknown() -> None:
     table = make_spectra(6, seed=0).table
     table["spectype"], table["z"] = "GALAXY", [0.5, np.nan, -0.5, 7.0, 0.0, 0.3]
     table["spectype"][5] = "NOVA"
-    z, group = redshift_and_group(table, np.array([-0.01, 4.98]))
+    z, group = usable_redshift(table, np.array([-0.01, 4.98]))
     unknown = SPECTYPES.index(UNKNOWN)
     assert group.tolist() == [0, unknown, unknown, unknown, 0, unknown]
     np.testing.assert_allclose(z, [0.5, 0, 0, 0, 0, 0])

@@ -221,6 +221,7 @@ def _explain(score: np.void, z: float) -> dict[str, Any]:
         "sigma": _number(score["sigma"]),
         "sign": int(score["sign"]),
         "arm": ARMS[int(np.searchsorted(ARM_EDGES, wavelength))].name if is_placed else None,
+        "model": {"z": _number(score["model_z"]), "spectype": str(score["model_spectype"])},
         "rest_wavelength": _rounded(
             np.array([wavelength / (1.0 + z) if is_placed and z > -1.0 else np.nan]), 7
         )[0],

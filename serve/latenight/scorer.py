@@ -8,7 +8,7 @@ import numpy as np
 
 from latenight import calibration
 from latenight.bundle import load_bundle
-from latenight.channels import FAMILY, PASS2, SIGN, STATISTICS
+from latenight.channels import COMBINED, FAMILY, PASS2, SIGN, STATISTICS
 from latenight.errors import StartupError
 from latenight.passes import NAMES, Passes
 from latenight.petal import Learned
@@ -82,6 +82,7 @@ def calibrated_scores(tables: calibration.Calibration, statistics: Statistics) -
     p = _calibrated(tables, statistics)
     for name in ("snr", "log_prob", "chi2", "knn_distance"):
         table[name] = statistics.named(name) if name in NAMES else getattr(statistics, name)
+    table["model_z"], table["model_spectype"] = statistics.z, statistics.spectype
     for arm in ARMS:
         table[f"arm_chi2_{arm.name}"] = statistics.named(f"chi2_{arm.name}")
     for k, channel in enumerate(CHANNELS):
@@ -89,7 +90,7 @@ def calibrated_scores(tables: calibration.Calibration, statistics: Statistics) -
     table["p_value"] = p.p_value
     table["p_extrapolated"] = p.beyond
     table["artefact_probability"] = artefact_probability(p.statistics)
-    winner = p.channels.argmin(axis=1)
+    winner = np.where(COMBINED, p.channels, np.inf).argmin(axis=1)
     table["channel"] = np.array(CHANNELS)[winner]
     best = np.where(winner[:, None] == FAMILY, p.statistics, np.inf).argmin(axis=1)
     for name, values in _what_and_where(statistics, best).items():

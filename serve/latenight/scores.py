@@ -20,6 +20,8 @@ SCORES = np.dtype(
         ("eligible", "?"),
         ("reason", "U12"),  # why it is not eligible; "" if it is
         ("snr", "f4"),  # mean signal-to-noise per good pixel
+        ("model_z", "f4"),  # redshift of the models: redrock's, or found here where that is of no use
+        ("model_spectype", "U8"),  # class of the linear model
         ("log_prob", "f4"),  # ivar-weighted reconstruction probability, nats per good pixel
         ("chi2", "f4"),  # mean squared residual under 1/ivar + learned variance, good pixels
         ("knn_distance", "f4"),  # mean distance to the nearest training latents

@@ -12,7 +12,7 @@ import numpy as np
 from latenight.errors import StartupError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -73,7 +73,6 @@ class Graph:
         rows: Arrays,
         *,
         constants: Held | None = None,
-        outputs: Sequence[str] = (),
         which: NDArray[np.intp] | None = None,
     ) -> dict[str, np.ndarray]:
         """Run the graph.
@@ -81,19 +80,17 @@ class Graph:
         Args:
             rows: inputs with one entry per row, n rows each.
             constants: from held.
-            outputs: names of the wanted outputs; all of them by default.
             which: (k,) the rows that go through, in this order, which is that of the results; by default all.
         """
         which = np.arange(len(next(iter(rows.values())))) if which is None else which
-        names = list(outputs) or self._outputs
 
         def run(at: NDArray[np.intp]) -> list[np.ndarray]:
             bucket = {name: values[at] for name, values in rows.items()}
-            found: list[np.ndarray] = self._session.run(names, {**bucket, **(constants or {})})
+            found: list[np.ndarray] = self._session.run(self._outputs, {**bucket, **(constants or {})})
             return found
 
         parts = list(self._workers.map(run, self._buckets(which)))
-        columns = zip(names, zip(*parts, strict=True), strict=True)
+        columns = zip(self._outputs, zip(*parts, strict=True), strict=True)
         return {name: np.concatenate(column)[: len(which)] for name, column in columns}
 
     def _buckets(self, which: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:

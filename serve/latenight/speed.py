@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from latenight.passes import NETWORK, SPARED, Passes
+from latenight.passes import Passes
 from latenight.scorer import Scorer
 from latenight.session import Graph, device_of
 
@@ -96,7 +96,7 @@ def measure(bundle: Bundle, *, provider: str, threads: int) -> Speeds:
             "z": np.full(rows, 0.5, np.float32),
             "group": np.zeros(rows, np.int64),
         }
-        score = partial(graph, inputs, constants=graph.held(SPARED), outputs=NETWORK)
+        score = partial(graph, inputs)
         score()  # the first run of a shape plans its memory
         buckets[rows] = rows / min(_seconds(score) for _ in range(ROUNDS))
     scorer = Scorer(bundle, device=device, threads=threads, passes=CountedPasses)

@@ -20,7 +20,8 @@ from onnx import TensorProto, helper
 
 from latenight.bundle import load_bundle
 from latenight.desi import find_coadds, read_coadd
-from latenight.passes import MODES_BUCKETS, NETWORK, SPARED, read_modes
+from latenight.modes import read_modes
+from latenight.passes import MODES_BUCKETS
 from latenight.scorer import load_scorer
 from latenight.session import Graph
 from latenight.spectra import N_JOINT, N_PIX
@@ -88,8 +89,7 @@ def network(bundle: Path, spectra: Spectra, threads: int) -> Callable[[], object
     graph = Graph(bundle / "model.onnx", device="cpu", threads=threads)
     rows = {"flux": spectra.flux, "ivar": spectra.ivar}
     rows |= {"z": np.full(ROWS, REDSHIFT, np.float32), "group": np.zeros(ROWS, np.int64)}
-    spared = graph.held(SPARED)
-    return lambda: graph(rows, constants=spared, outputs=NETWORK)
+    return lambda: graph(rows)
 
 
 def statistics(bundle: Path, spectra: Spectra, threads: int) -> Callable[[], object]:

@@ -21,7 +21,9 @@ from torch import Tensor
 
 from latenight import calibration
 from latenight.bundle import Bundle, load_bundle
-from latenight.passes import ModeGroup, no_modes, read_modes
+from latenight.channels import PASS2
+from latenight.modes import ModeGroup, read_modes
+from latenight.redshift import find_redshifts, trials_of
 from latenight.spectra import N_PIX, SPECTYPES
 from latenight_train.export import MODEL_OUTPUTS, REFINEMENT_OUTPUTS
 from latenight_train.graph import Model, Neighbours
@@ -43,25 +45,30 @@ class EagerScorer:
         self.bank = torch.from_numpy(np.load(bundle.path / "bank.npy"))
         self.minus_norm2 = -self.bank.square().sum(1)
         self.groups = read_modes(bundle.path / "modes.npz")
+        self.trials = [trials_of(group) for group in self.groups]
         self.calibration = calibration.from_arrays(bundle.arrays("calibration.npz"))
 
     @torch.inference_mode()
     def __call__(self, flux: Tensor, ivar: Tensor, z: Tensor, spectype: Tensor) -> np.ndarray:
         """The p_values, (N,), of spectra: flux, ivar (N, 7958), z (N,), spectype (N,) index into SPECTYPES."""
-        found = self.model(flux, ivar, z, spectype, torch.ones(1))
-        first = dict(zip(MODEL_OUTPUTS, found, strict=True))
+        group = np.full(len(z), -1)
+        for k, modes in enumerate(self.groups):
+            group[modes.serves(spectype.numpy(), z.numpy())] = k
+        missing = np.flatnonzero(group < 0)
+        if len(missing):
+            unknown = flux[missing].numpy(), ivar[missing].numpy()
+            found_z, group[missing] = find_redshifts(*unknown, self.trials, torch.get_num_threads())
+            z[missing] = torch.from_numpy(found_z)
+        spectype = torch.tensor([SPECTYPES.index(self.groups[k].spectype) for k in group])
+        first = dict(zip(MODEL_OUTPUTS, self.model(flux, ivar, z, spectype), strict=True))
         distances, _ = self.neighbours(first["latent"], self.bank, self.minus_norm2)
-        group = np.full(len(z), len(self.groups))
-        values = torch.empty(len(z), 0)
-        for k, modes in enumerate([*self.groups, None]):
-            served = modes.serves(spectype.numpy(), z.numpy()) if modes else np.flatnonzero(group == k)
-            if not len(served):
-                continue
-            group[served] = k
-            mine = {name: v[served] for name, v in {**first, "flux": flux, "ivar": ivar, "z": z}.items()}
-            found = self._second(mine, modes)
-            values = values if values.shape[1] else torch.empty(len(z), found.shape[1])
-            values[torch.from_numpy(served)] = found
+        rows = {"flux": flux, "ivar": ivar, "z": z}
+        values = torch.empty(len(z), len(PASS2))
+        for k in np.unique(group).tolist():
+            served = np.flatnonzero(group == k)
+            mine = {name: v[served] for name, v in rows.items()}
+            values[torch.from_numpy(served)] = self._second(mine, self.groups[k])
+        group[missing] += len(self.groups)
         network = (first["deviance"][:, None], distances[:, :10].mean(1, keepdim=True))
         stacked = torch.cat([*network, values], 1).double().numpy()
         p_value: np.ndarray = calibration.calibrated(
@@ -69,16 +76,14 @@ class EagerScorer:
         ).p_value
         return p_value
 
-    def _second(self, rows: Tensors, modes: ModeGroup | None) -> Tensor:
+    def _second(self, rows: Tensors, modes: ModeGroup) -> Tensor:
         """Refinement and statistics of the rows of one group."""
-        weights = modes.weights if modes else no_modes(self.groups)
-        constants = [torch.from_numpy(weights[name]) for name in ("modes", "profiles", "grid", "precision")]
+        constants = [
+            torch.from_numpy(modes.weights[name]) for name in ("modes", "profiles", "grid", "precision")
+        ]
         spectra = [rows[name] for name in ("flux", "ivar", "z")]
-        n = len(rows["z"])
-        refined = {"norm": torch.ones(n), "coefficients": torch.zeros(n, len(weights["precision"]))}
-        if modes:
-            refined = dict(zip(REFINEMENT_OUTPUTS, self.refine(*spectra, *constants), strict=True))
-        given = {"sky": rows["flux"].std(1, keepdim=True).expand(n, N_PIX), **rows, **refined}
+        refined = dict(zip(REFINEMENT_OUTPUTS, self.refine(*spectra, *constants), strict=True))
+        given = {"sky": rows["flux"].std(1, keepdim=True).expand(-1, N_PIX), **refined}
         names = ("mean", "variance", "sky", "norm", "coefficients")
         values: Tensor = self.statistics(*spectra, *(given[name] for name in names), *constants)[0]
         return values

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from latenight.passes import FINE, read_modes, weights_of
+from latenight.modes import FINE, read_modes, weights_of
 from latenight.spectra import N_PIX, WAVE
 from latenight_train.modes import (
     N_MODES,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from latenight.channels import PASS2
-from latenight.passes import weights_of
+from latenight.modes import weights_of
 from latenight.spectra import ARMS, N_JOINT, N_PIX, WAVE, WAVE_JOINT
 from latenight_train.blocks import INSIDE, N_STACKED, stacked, stacked_joint, window_sums
 from latenight_train.modes import N_COLUMNS, N_MODES, QUIET

@@ -8,10 +8,10 @@ import numpy as np
 from tqdm import tqdm
 
 from latenight.errors import StartupError
-from latenight.passes import SPARED, by_redshift, redshift_and_group
+from latenight.passes import by_redshift, usable_redshift
 from latenight.session import Graph
 from latenight.threads import default_threads
-from latenight_train.data import evenly, without_redshift
+from latenight_train.data import evenly
 from latenight_train.vae import Z_RANGE
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from latenight_train.data import Survey
 
 MAX_BANK = 200_000  # rows; the exact search costs 31 MFLOP per spectrum at this size
-UNKNOWN_EVERY = 5  # every fifth training spectrum enters the bank a second time, encoded without its redshift
 ACTIVE = 0.1  # half width below which a latent axis carries nothing (its posterior is the prior)
 
 
@@ -36,26 +35,21 @@ def write_bank(survey: Survey, rows: NDArray[np.intp], folder: Path) -> NDArray[
         raise StartupError(f"only {len(rows)} training spectra: the latent bank needs 50; name more coadds")
     chosen = evenly(rows, MAX_BANK)
     graph = Graph(folder / "model.onnx", device="cpu", threads=default_threads())
-    known = _latents(graph, survey, chosen, hide_redshift=False)
-    unknown = _latents(graph, survey, chosen[::UNKNOWN_EVERY], hide_redshift=True)
-    low, high = np.quantile(known, [0.16, 0.84], axis=0)
+    latents = _latents(graph, survey, chosen)
+    low, high = np.quantile(latents, [0.16, 0.84], axis=0)
     half = (high - low) / 2
     scale = np.where(half > ACTIVE, 1 / np.maximum(half, ACTIVE), 0).astype(np.float32)
-    targetid = survey.table["targetid"]
-    np.save(folder / "bank.npy", np.concatenate([known, unknown]) * scale)
-    np.save(folder / "bank_ids.npy", np.concatenate([targetid[chosen], targetid[chosen[::UNKNOWN_EVERY]]]))
+    np.save(folder / "bank.npy", latents * scale)
+    np.save(folder / "bank_ids.npy", survey.table["targetid"][chosen])
     return scale
 
 
-def _latents(
-    graph: Graph, survey: Survey, rows: NDArray[np.intp], *, hide_redshift: bool
-) -> NDArray[np.float32]:
-    parts, spared = [], graph.held(SPARED)
+def _latents(graph: Graph, survey: Survey, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    parts = []
     for start in tqdm(range(0, len(rows), 1024), desc="latent bank", disable=None):
         block = rows[start : start + 1024]
-        table = without_redshift(survey.table[block]) if hide_redshift else survey.table[block]
-        z, group = redshift_and_group(table, np.array(Z_RANGE))
+        z, group = usable_redshift(survey.table[block], np.array(Z_RANGE))
         inputs: dict[str, np.ndarray] = {"flux": survey.flux[block], "ivar": survey.ivar[block]}
         inputs |= {"z": z, "group": group}
-        parts.append(by_redshift(graph, inputs, constants=spared, outputs=("latent",))["latent"])
+        parts.append(by_redshift(graph, inputs)["latent"])
     return np.concatenate(parts)

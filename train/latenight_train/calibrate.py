@@ -16,7 +16,7 @@ from tqdm import tqdm
 from latenight import petal
 from latenight.calibration import fit_calibration
 from latenight.errors import StartupError
-from latenight.passes import ModeGroup, Passes, at_arms
+from latenight.passes import Passes, at_arms
 from latenight.skyfibres import known_median, known_variance, sky_sigma
 from latenight.spectra import N_PIX, SPECTYPES, UNKNOWN
 from latenight.threads import default_threads
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from latenight.calibration import Calibration
+    from latenight.modes import ModeGroup
     from latenight.passes import Statistics
     from latenight_train.data import Survey
 
@@ -96,8 +97,9 @@ def calibrate(
     found = []
     names = [(g.spectype, g.z_min) for g in groups]
     for k, (fold, models) in enumerate(folds):
-        # A fold may have too few spectra for a group; its rows are then scored as those of no group.
-        index = np.array([*(names.index((g.spectype, g.z_min)) for g in models), len(groups)])
+        # A fold may have too few spectra for a group; its rows are then scored with the models of another.
+        known = np.array([names.index((g.spectype, g.z_min)) for g in models])
+        index = np.concatenate([known, known + len(groups)])
         settings = {"device": "cpu", "threads": default_threads(), "groups": models}
         passes = Passes(folder, learned, np.array(Z_RANGE), **settings)  # type: ignore[arg-type]
         messages = [(rows, spectra) for rows, spectra in survey.messages() if fold[rows].any()]
@@ -116,11 +118,12 @@ def calibrate(
     *columns, parts = zip(*found, strict=True)
     statistics, group, snr = (np.concatenate(column) for column in columns)
     part_of = np.repeat(parts, [len(rows) for rows in columns[0]])
-    spectypes = [g.spectype for g in groups]
-    relatives = [np.flatnonzero([s == mine for s in spectypes]) for mine in spectypes]
-    classes = np.array([*spectypes, UNKNOWN])[group]
+    spectypes = np.array([g.spectype for g in groups])
+    relatives = [np.flatnonzero(spectypes == mine) for mine in spectypes]
+    without_z = [len(groups) + np.arange(len(groups))] * len(groups)
+    classes = np.append(spectypes, [UNKNOWN] * len(groups))[group]
     sizes = {name: int(np.count_nonzero(classes == name)) for name in SPECTYPES}
-    return fit_calibration(statistics, group, snr, [*relatives, np.array([len(groups)])], part_of), sizes
+    return fit_calibration(statistics, group, snr, [*relatives, *without_z], part_of), sizes
 
 
 def _kept(

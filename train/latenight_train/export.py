@@ -19,25 +19,22 @@ if TYPE_CHECKING:
 
 # torch.cond etc. are not used; 20 is the first opset whose operators all have CUDA kernels here.
 OPSET = 20
-MODEL_OUTPUTS = ("latent", "mean", "variance", "log_prob", "deviance", "snr")
+MODEL_OUTPUTS = ("latent", "log_prob", "deviance", "snr")
 STATISTICS_OUTPUTS = ("statistics", "wavelengths")
 REFINEMENT_OUTPUTS = ("mean", "variance", "coefficients", "norm")
 NEIGHBOURS_OUTPUTS = ("distances", "indices")
 
 
 def export_model(model: nn.Module, path: Path) -> None:
-    """Write pass 1: flux, ivar (N, 7958), z (N,), group (N,) int64, wanted (R,) -> MODEL_OUTPUTS."""
+    """Write pass 1: flux, ivar (N, 7958), z (N,), group (N,) int64 -> MODEL_OUTPUTS."""
     n = 3  # any size: the batch dimension is dynamic, and sizes 0 and 1 would be specialised
     inputs = {
         "flux": torch.ones(n, N_PIX),
         "ivar": torch.ones(n, N_PIX),
         "z": torch.full((n,), 0.3),
         "group": torch.zeros(n, dtype=torch.int64),
-        "wanted": torch.ones(1),
     }
-    reconstructed = {0: "reconstructed"}
-    axes = {"wanted": {0: "times"}, "mean": reconstructed, "variance": reconstructed}
-    _export(model, inputs, MODEL_OUTPUTS, path, axes)
+    _export(model, inputs, MODEL_OUTPUTS, path)
 
 
 def export_refinement(refinement: nn.Module, path: Path) -> None:

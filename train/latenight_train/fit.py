@@ -13,8 +13,7 @@ import torch
 from tqdm import tqdm
 
 from latenight.errors import StartupError
-from latenight.passes import redshift_and_group
-from latenight.spectra import SPECTYPES, UNKNOWN
+from latenight.passes import usable_redshift
 from latenight_train.graph import Model
 from latenight_train.pixels import clean, norm_of
 from latenight_train.vae import (
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 
 BATCH = 64
 LEARNING_RATE = 1.5e-3
-# Share of the training spectra shown without their redshift, so that the network knows such spectra too.
-UNKNOWN_SHARE = 0.1
 WARM_UP = 0.1  # of the training: learning rate and KL weight rise
 CHECKPOINT_S = 30.0
 
@@ -74,7 +71,7 @@ def fit_vae(
 
     Args:
         survey: the spectra.
-        rows: (n,) training rows, all eligible.
+        rows: (n,) training rows, all eligible and with a usable redshift.
         plan: sizes, length and seed.
         device: "cpu" or "cuda".
         checkpoint: file written every 30 s.
@@ -129,9 +126,7 @@ def _batch(survey: Survey, rows: NDArray[np.intp], seed: int, step: int) -> tupl
     epoch, at = divmod(step, per_epoch)
     order = _epoch_order(seed, epoch, len(rows))
     chosen = np.sort(rows[order[at * BATCH : (at + 1) * BATCH]])  # sorted: one sweep over the memory map
-    z, group = redshift_and_group(survey.table[chosen], np.array(Z_RANGE))
-    hidden = np.random.default_rng([seed, 1, step]).random(len(chosen)) < UNKNOWN_SHARE
-    z[hidden], group[hidden] = 0.0, SPECTYPES.index(UNKNOWN)
+    z, group = usable_redshift(survey.table[chosen], np.array(Z_RANGE))
     arrays = (survey.flux[chosen], survey.ivar[chosen], z, group)
     return tuple(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
 
@@ -158,7 +153,10 @@ def _step(
     condition = model.condition(z, group)
     mean, log_sigma = model.encode(flux, ivar, z, condition)
     noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-    ((recon, variance),) = model.decode([mean + log_sigma.exp() * noise], condition, model.pixels(z))
+    latent = mean + log_sigma.exp() * noise
+    of_mean, of_variance = model.pixels(z)
+    (recon,) = model.means([latent], condition, of_mean)
+    variance = model.variance(latent, condition, of_variance)
     good = (ivar > 0).to(flux.dtype)
     total = model.vae.log_noise.exp() / torch.where(ivar > 0, ivar, torch.ones_like(ivar)) + variance
     nll = negative_log_likelihood(flux - recon, total, good)

@@ -1,6 +1,6 @@
 """THE definition of what is computed per spectrum: torch modules that are trained and exported verbatim.
 
-Model       flux, ivar, z, group -> latent, reconstruction, reconstruction probability          (pass 1)
+Model       flux, ivar, z, group -> latent, reconstruction probability                          (pass 1)
 Refinement  flux, ivar, z, modes of the group -> reconstruction by the exact linear model        (pass 1)
 Statistics  flux, ivar after the petal step, reconstruction, modes -> every statistic           (pass 2)
 Neighbours  latent, bank -> distances to the nearest training latents
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latenight_train.pixels import clean, first_arm, norm_of, to_joint
-from latenight_train.restgrids import At, Pixels, RestBins, seen_part, times
+from latenight_train.pixels import clean, norm_of, to_joint
+from latenight_train.restgrids import At, Pixels, RestBins, seen_part
 from latenight_train.vae import ENCODER_GRID, MEAN_GRID, N_GROUPS, VARIANCE_GRID, Vae
 
 # Fixed Sobol draws. On 822 simulated spectra 1, 2 and 4 draws err by 11, 7 and 4 % of the spread of the scores, and two
@@ -68,41 +68,34 @@ class Model(nn.Module):
         mean, log_sigma = self.vae.encoder(value, trust, condition, part)
         return mean, log_sigma
 
-    def decode(
-        self, latents: list[Tensor], condition: Tensor, at: tuple[At, At]
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Mean and variance at the observed pixels, (N, 7958) each, in units of the norm and its square.
+    def means(self, latents: list[Tensor], condition: Tensor, at: At) -> list[Tensor]:
+        """Mean at the observed pixels, (N, 7958) in units of the norm, of each of the latents (N, d).
 
-        Args:
-            latents: (N, d) each; all go through the network at once: its weights are read once.
-            condition: (N, groups + 1).
-            at: where the pixels lie on the grids of mean and variance.
-
-        Returns:
-            a pair for each of the latents.
+        All go through the network at once: its weights are read once.
         """
         k = len(latents)
         inputs = (torch.stack(values, 1).flatten(0, 1) for values in (latents, [condition] * k))
-        mean, log_variance = self.vae.decoder(*inputs, at[0].part, at[1].part)
-        return [(at[0].values(mean[i::k]), at[1].values(log_variance[i::k]).exp()) for i in range(k)]
+        points = self.vae.decoder.mean_at(at.part, *inputs)
+        return [at.values(points[i::k]) for i in range(k)]
 
-    def forward(
-        self, flux: Tensor, ivar: Tensor, z: Tensor, group: Tensor, wanted: Tensor
-    ) -> tuple[Tensor, ...]:
+    def variance(self, latent: Tensor, condition: Tensor, at: At) -> Tensor:
+        """Variance at the observed pixels, (N, 7958) in units of the norm squared."""
+        return at.values(self.vae.decoder.log_variance_at(at.part, latent, condition)).exp()
+
+    def forward(self, flux: Tensor, ivar: Tensor, z: Tensor, group: Tensor) -> tuple[Tensor, ...]:
         """Score a batch.
 
         Args:
             flux: (N, 7958) [1e-17 erg s-1 cm-2 A-1].
             ivar: (N, 7958); bad pixels have ivar <= 0 or NaN, and their flux is not looked at.
-            z: (N,) redshift; 0 for group UNKNOWN.
+            z: (N,) redshift.
             group: (N,) int64 index into SPECTYPES.
-            wanted: (R,) ones, R = 1 for the reconstruction, R = 0 to spare it (the refinement makes a better one).
 
         Returns:
-            latent (N, d); mean and variance (R N, 7781) of the reconstruction [flux unit and its square];
-            log_prob (N,), the reconstruction probability (An and Cho 2015) [nats per good pixel]; deviance
-            (N,), its quadratic part, the mean over draws of chi2 per good pixel: the log-determinant of the
-            full probability ranks spectra by noise level and is left out of the ranking; snr (N,) per pixel.
+            latent (N, d); log_prob (N,), the reconstruction probability (An and Cho 2015) [nats per good pixel],
+            every draw with the variance at the mean latent; deviance (N,), its quadratic part, the mean over draws
+            of chi2 per good pixel: the log-determinant of the full probability ranks spectra by noise level and is
+            left out of p_recon; snr (N,) per pixel.
         """
         flux, ivar = clean(flux, ivar)
         z = z[:, None]
@@ -111,26 +104,19 @@ class Model(nn.Module):
         flux1, ivar1 = flux / norm, ivar * (norm * norm)
         latent, log_sigma = self.encode(flux1, ivar1, z, condition)
         drawn = [latent + log_sigma.exp() * draw for draw in self.draws]
-        at = self.pixels(z)
-        decoded = self.decode(drawn, condition, at)
+        of_mean, of_variance = self.pixels(z)
         good = (ivar > 0).to(flux.dtype)
         n_good = good.sum(1).clamp(min=1.0)
-        noise = self.vae.log_noise.exp() / ivar1.clamp(min=MIN_IVAR)
-        chi2, log_det = torch.zeros(()), torch.zeros(())
-        for (mean, variance), (mean2, variance2) in zip(
-            decoded[:N_DRAWS:2], decoded[1:N_DRAWS:2], strict=True
-        ):
-            total, total2 = noise + variance, noise + variance2
-            chi2 = chi2 + (flux1 - mean).square() / total + (flux1 - mean2).square() / total2
-            log_det = log_det + (total * total2).log()  # one logarithm for two draws
-        deviance = (good * chi2).sum(1) / (N_DRAWS * n_good)
-        log_det = (good * log_det).sum(1) / (N_DRAWS * n_good) + 2 * norm[:, 0].log()
+        variance = self.variance(latent, condition, of_variance)
+        total = self.vae.log_noise.exp() / ivar1.clamp(min=MIN_IVAR) + variance
+        squares = torch.zeros(())
+        for mean in self.means(drawn, condition, of_mean):
+            squares = squares + (flux1 - mean).square()
+        deviance = (good * squares / total).sum(1) / (N_DRAWS * n_good)
+        log_det = (good * total.log()).sum(1) / n_good + 2 * norm[:, 0].log()
         log_prob = -0.5 * (deviance + log_det + math.log(2 * math.pi))
         snr = (flux * ivar.sqrt()).sum(1) / n_good
-        latents, conditions, norms = (times(wanted, v) for v in (latent, condition, norm))
-        ((mean, variance),) = self.decode([latents], conditions, (at[0].times(wanted), at[1].times(wanted)))
-        mean, variance = first_arm(mean) * norms, first_arm(variance) * (norms * norms)
-        return latent, mean, variance, log_prob, deviance, snr
+        return latent, log_prob, deviance, snr
 
 
 class Neighbours(nn.Module):

@@ -45,6 +45,7 @@ def write_bundle(
     models: Models,
     folds: Sequence[tuple[NDArray[np.bool_], Models]],
     survey: Survey,
+    seen: NDArray[np.intp],
     held_out: NDArray[np.bool_],
     folder: Path,
     facts: Mapping[str, Any],
@@ -56,7 +57,8 @@ def write_bundle(
         models: the linear models of the groups, learned on all spectra.
         folds: rows (N,) of each fold of petals, and the linear models learned without them.
         survey: all spectra.
-        held_out: (N,) rows kept from the network's training.
+        seen: rows that the network learned from.
+        held_out: (N,) rows kept from its training.
         folder: directory of the bundle, made if need be; an existing bundle in it is replaced.
         facts: what the manifest says of the training.
 
@@ -70,12 +72,11 @@ def write_bundle(
     export_refinement(Refinement(), folder / "refine.onnx")
     export_statistics(Statistics(), folder / "statistics.onnx")
     write_modes(models, folder / "modes.npz")
-    eligible = survey.reasons == ""
-    scale = write_bank(survey, np.flatnonzero(eligible & ~held_out), folder)
+    scale = write_bank(survey, seen, folder)
     export_neighbours(Neighbours(torch.from_numpy(scale)), vae.size.latent, folder / "knn.onnx")
     golden = _golden_spectra(survey, held_out)
     agreement = parity(model, golden, folder)
-    learned = learn_petals(survey, np.flatnonzero(eligible), folder)
+    learned = learn_petals(survey, np.flatnonzero(survey.reasons == ""), folder)
     fitted = [(rows, served(own)) for rows, own in folds]
     calibration, sizes = calibrate(survey, held_out, served(models), fitted, learned, folder)
     arrays: dict[str, Any] = {**calibration.arrays(), **vars(learned), "z_range": np.array(Z_RANGE)}

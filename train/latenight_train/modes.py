@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from latenight.errors import StartupError
-from latenight.passes import ModeGroup, weights_of
+from latenight.modes import ModeGroup, weights_of
 from latenight.spectra import WAVE
 from latenight_train.data import evenly
 from latenight_train.em import LinearModel, learn
@@ -159,7 +159,7 @@ def served(models: list[tuple[Group, Modes]]) -> list[ModeGroup]:
 
 
 def write_modes(models: list[tuple[Group, Modes]], path: Path) -> None:
-    """Write modes.npz, which latenight.passes.read_modes reads."""
+    """Write modes.npz, which latenight.modes.read_modes reads."""
     arrays: dict[str, NDArray[Any]] = {
         "spectype": np.array([group.spectype for group, _ in models], "U8"),
         "z_range": np.array([(group.z_min, group.z_max) for group, _ in models]).reshape(-1, 2),

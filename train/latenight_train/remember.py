@@ -11,8 +11,6 @@ import numpy as np
 from latenight.passes import Passes
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from latenight.spectra import Spectra
 
 # Rows: two petals, of 62 kB each. A version of a message shares all but 8 % of its rows with the one before.
@@ -26,22 +24,21 @@ class RememberingPasses(Passes):
         super().__init__(*args, **options)
         self._known: OrderedDict[bytes, dict[str, np.ndarray]] = OrderedDict()
 
-    def first_pass(self, spectra: Spectra) -> tuple[dict[str, np.ndarray], NDArray[np.int64]]:
+    def first_pass(self, spectra: Spectra) -> dict[str, np.ndarray]:
         """As Passes.first_pass, but for rounding: rows go through the graph in other company."""
         keys = [_key(spectra, row) for row in range(len(spectra))]
         new = np.flatnonzero([key not in self._known for key in keys])
         if len(new):
-            columns, group = super().first_pass(spectra.take(new))
+            columns = super().first_pass(spectra.take(new))
             for k, row in enumerate(new):
-                one = {name: values[k].copy() for name, values in columns.items()}
-                self._known[keys[row]] = {**one, "group": group[k]}
+                self._known[keys[row]] = {name: values[k].copy() for name, values in columns.items()}
         found = [self._known[key] for key in keys]
         first = {name: np.stack([row[name] for row in found]) for name in found[0]}
         for key in keys:
             self._known.move_to_end(key)
         while len(self._known) > max(CAPACITY, len(keys)):
             self._known.popitem(last=False)
-        return first, first.pop("group")
+        return first
 
 
 def _key(spectra: Spectra, row: int) -> bytes:

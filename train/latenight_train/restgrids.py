@@ -62,16 +62,6 @@ class At:
         low = points.gather(1, self.left)
         return low + self.fraction * (points.gather(1, self.right) - low)
 
-    def times(self, wanted: Tensor) -> At:
-        """The same rows once or not at all."""
-        left, right, fraction = (times(wanted, v) for v in (self.left, self.right, self.fraction))
-        return At(left, right, fraction, self.part)
-
-
-def times(wanted: Tensor, rows: Tensor) -> Tensor:
-    """Rows (N, k) as often as wanted (R,) has ones, (R N, k): once or not at all."""
-    return (wanted.to(rows.dtype)[:, None, None] * rows).flatten(0, 1)
-
 
 class Pixels(nn.Module):
     """The observed pixels of the arms on a fine grid, and on one of which it has `coarser` times the points."""

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 
 from latenight.errors import StartupError
+from latenight.passes import usable_redshift
+from latenight.spectra import SPECTYPES, UNKNOWN
 from latenight_train.data import load_survey, petal_folds, split_by_petal
 from latenight_train.fit import BATCH, Plan, fit_vae
 from latenight_train.make_bundle import write_bundle
 from latenight_train.modes import fit_groups
-from latenight_train.vae import Architecture
+from latenight_train.vae import Z_RANGE, Architecture
 
 __all__ = ["Architecture", "Plan", "fit"]
 
@@ -48,10 +50,13 @@ def fit(paths: Sequence[Path], out: Path, plan: Plan, *, device: str = "auto", r
     work = out.with_name(out.name + ".work")
     survey = load_survey(paths, work / "survey")
     held_out = split_by_petal(survey.table, plan.seed)
-    rows = np.flatnonzero((survey.reasons == "") & ~held_out)
+    eligible = survey.reasons == ""
+    _, spectype = usable_redshift(survey.table, np.array(Z_RANGE))
+    rows = np.flatnonzero(eligible & ~held_out & (spectype != SPECTYPES.index(UNKNOWN)))
+    if not len(rows):
+        raise StartupError("no eligible spectrum with a redshift: put the redrock file beside each coadd")
     checkpoint = work / "checkpoint.pt"
     vae, progress = fit_vae(survey, rows, plan, device=device, checkpoint=checkpoint, resume=resume)
-    eligible = survey.reasons == ""
     models = fit_groups(survey, np.flatnonzero(eligible), plan.seed)
     folds = [
         (fold, fit_groups(survey, np.flatnonzero(eligible & ~fold), plan.seed, models))
@@ -69,7 +74,7 @@ def fit(paths: Sequence[Path], out: Path, plan: Plan, *, device: str = "auto", r
             "device": device,
         },
     }
-    bundle_id = write_bundle(vae, models, folds, survey, held_out, out, facts)
+    bundle_id = write_bundle(vae, models, folds, survey, rows, held_out, out, facts)
     shutil.rmtree(work)
     return bundle_id
 

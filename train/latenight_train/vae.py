@@ -3,8 +3,6 @@
 The encoder sees the spectrum binned in rest-frame ln(wavelength) with its weights; the decoder gives mean and
 variance on a rest-frame grid, from which the observed pixels are interpolated. In the rest frame lines stand
 still, so a small network resolves them (reference study: recall .19 in the observed, .42 in the rest frame).
-A spectrum without redshift is encoded at z = 0 as group UNKNOWN; training shows the network such spectra, so
-they get an honest observed-frame reconstruction instead of a failure.
 """
 
 from __future__ import annotations
@@ -16,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latenight.spectra import N_PIX, SPECTYPES
+from latenight.spectra import N_PIX, SPECTYPES, UNKNOWN
 
-N_GROUPS = len(SPECTYPES)
+N_GROUPS = SPECTYPES.index(UNKNOWN)  # the classes with a redshift come first
 
 
 @dataclass(frozen=True)
@@ -111,14 +109,17 @@ class Decoder(nn.Module):
             self.log_variance.weight.mul_(0.1)
             self.log_variance.bias.fill_(-4.0)
 
-    def forward(
-        self, latent: Tensor, condition: Tensor, mean_part: slice, variance_part: slice
-    ) -> tuple[Tensor, Tensor]:
-        """Mean (N, points) and log variance (N, points) at the given parts of their grids."""
+    def mean_at(self, part: slice, latent: Tensor, condition: Tensor) -> Tensor:
+        """Mean at a part of its grid, (N, points)."""
+        return _linear(self.mean, self._hidden(latent, condition), part)
+
+    def log_variance_at(self, part: slice, latent: Tensor, condition: Tensor) -> Tensor:
+        """Log variance at a part of its grid, (N, points)."""
+        return _linear(self.log_variance, self._hidden(latent, condition), part).clamp(*LOG_VARIANCE)
+
+    def _hidden(self, latent: Tensor, condition: Tensor) -> Tensor:
         h = functional.silu(self.first(torch.cat([latent, condition], 1)))
-        h = functional.silu(self.second(h))
-        mean, log_variance = _linear(self.mean, h, mean_part), _linear(self.log_variance, h, variance_part)
-        return mean, log_variance.clamp(*LOG_VARIANCE)
+        return functional.silu(self.second(h))
 
 
 def _linear(layer: nn.Linear, values: Tensor, part: slice) -> Tensor:
