@@ -31,11 +31,11 @@ def sample(n: int, seed: int, *, ordinary_tails: bool = True) -> tuple[np.ndarra
     return np.exp(level[:, None] + 0.05 * (1 + snr[:, None] ** 0.3) * noise), group, snr
 
 
-CALIBRATION = fit_calibration(*sample(20_000, seed=1), RELATIVES, np.arange(20_000) % 3)
+CALIBRATION = fit_calibration(*sample(40_000, seed=1), RELATIVES, np.arange(40_000) % 3)
 
 
 def test_the_nominal_rate_holds_in_every_class_and_at_every_snr() -> None:
-    """Of new ordinary spectra, 0.7-1.3 % fall below p = 1 % overall, and no cell strays beyond 0.15-2 %."""
+    """Of new ordinary spectra, 0.7-1.3 % fall below p = 1 % overall, and no cell strays beyond 0.25-2 %."""
     statistics, group, snr = sample(60_000, seed=2)
     p_value = calibrated(CALIBRATION, statistics, group, snr).p_value
     assert 0.007 < (p_value < 0.01).mean() < 0.013
@@ -43,7 +43,7 @@ def test_the_nominal_rate_holds_in_every_class_and_at_every_snr() -> None:
     for k in range(len(SPECTYPES)):
         for q in range(5):
             cell = (group == k) & (quintile == q)
-            assert 0.0015 < (p_value[cell] < 0.01).mean() < 0.02, (SPECTYPES[k], q)
+            assert 0.0025 < (p_value[cell] < 0.01).mean() < 0.02, (SPECTYPES[k], q)
 
 
 def test_light_tails_make_the_rate_low_not_high() -> None:
