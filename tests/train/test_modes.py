@@ -179,6 +179,19 @@ def test_bins_where_some_spectra_stray_far_are_restless() -> None:
     assert modes.columns[~near, N_MODES + QUIET].mean() > 0.98
 
 
+def test_one_odd_spectrum_makes_no_bin_restless() -> None:
+    """Where few spectra were seen, one that strays is no line; and a fold has the restless bins of all."""
+    flux, ivar, z, _ = draw(400, seed=4)
+    few = flux[:100].copy(), ivar[:100], z[:100]
+    few[0][0] += 40 * np.exp(-0.5 * ((WAVE / (1 + z[0]) - 6564) / 4) ** 2).astype(np.float32)
+    assert fitted(*few).columns[:, N_MODES + QUIET].all()
+    flux[:16] += 40 * np.exp(-0.5 * ((WAVE / (1 + z[:16, None]) - 6564) / 4) ** 2).astype(np.float32)
+    every = fitted(flux, ivar, z)
+    fold = fitted(flux[16:], ivar[16:], z[16:], start=every)
+    assert not every.columns[:, N_MODES + QUIET].all()
+    np.testing.assert_array_equal(fold.columns[:, N_MODES + QUIET], every.columns[:, N_MODES + QUIET])
+
+
 def test_unused_columns_stay_at_zero() -> None:
     """A group of six modes fills up to the common number with columns that never get a coefficient."""
     flux, ivar, z, _ = draw(3, seed=8)

@@ -57,8 +57,8 @@ def inputs(n: int, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def statistics(rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    group = weights_of(columns(), GRID, np.eye(N_MODES, dtype=np.float32))
+def statistics(rows: dict[str, np.ndarray], modes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    group = weights_of(columns() if modes is None else modes, GRID, np.eye(N_MODES, dtype=np.float32))
     with torch.inference_mode():
         values, waves = STATISTICS(*(torch.from_numpy(v) for v in (*rows.values(), *group.values())))
     return values.numpy(), waves.numpy()
@@ -151,6 +151,19 @@ def test_garbage_in_bad_pixels_does_not_matter() -> None:
     missing = {name for name, value in zip(NAMES, np.isnan(expected).any(axis=0), strict=True) if value}
     assert {"gain_b", "shift_b", "offset_b_low", "skylines_b"} <= missing
     assert not any(name.endswith(("_r", "_z")) for name in missing)
+
+
+def test_restless_windows_are_missing_where_no_restless_bin_is_seen() -> None:
+    """Of restless bins around 9000 A at rest a spectrum at z = 0 has statistics, one at z = 0.2 none."""
+    modes, rest = columns(), np.exp(GRID[0] + np.arange(1102) / GRID[1])
+    modes[np.abs(rest - 9000) < 30, N_MODES + QUIET] = 0
+    rows = inputs(2)
+    rows["z"][1] = 0.2
+    found, waves = statistics(rows, modes)
+    for name in ("restless+", "restless-"):
+        assert np.isfinite(of(found, name)[0])
+        assert abs(of(waves, name)[0] - 9000) < 40
+        assert np.isnan(of(found, name)[1])
 
 
 def test_the_whitener_inverts_the_system() -> None:

@@ -24,6 +24,7 @@ VARIANCE = (1e-5, 1.0)  # bounds of s2 in units of norm^2
 # Bins where more than this share of the spectra strays beyond 5 sigma are restless: known lines of objects that are
 # ordinary but rare. Without trouble it is 6e-7; a mean over 9 bins of 1000 spectra tells .004 from chance.
 STRAY, RESTLESS_SHARE, RESTLESS_BINS = 5.0, 0.004, 9
+MIN_STRAY = 3.0  # spectra: where few were seen, one that strays tells nothing of the line
 
 
 @dataclass(frozen=True)
@@ -68,18 +69,24 @@ def learn(
     else:
         coefficients, rounds = torch.zeros(len(y), k), WARM_ROUNDS
         modes = raw = start.modes
-        s2, _ = _expect(y, w, start.s2, robust, modes, start.mean, start.prior, coefficients, covariance)
-    stray = torch.zeros_like(s2)
+        s2, *_ = _expect(y, w, start.s2, robust, modes, start.mean, start.prior, coefficients, covariance)
+    stray = seen = torch.zeros_like(s2)
     for _ in range(rounds):
         h, g = _moments(y, w, s2, robust, coefficients, covariance)
         modes, raw, h_prior = _maximise(h, g, modes, raw, smooth)
         modes, raw, coefficients, mean, prior = _whiten(modes, raw, coefficients, covariance)
-        s2, stray = _expect(y, w, s2, robust, modes, mean, prior, coefficients, covariance)
+        s2, stray, seen = _expect(y, w, s2, robust, modes, mean, prior, coefficients, covariance)
     # How well the modes themselves are known adds to the variance: tr(Cov(B_j) (S + m m')).
     second = torch.linalg.inv(prior) + mean[:, None] * mean
     s2 = s2 + torch.einsum("jkl,kl->j", _inverse(h_prior), second).clamp(0, 1)
-    quiet = (_running_mean(stray[None], RESTLESS_BINS)[0] < RESTLESS_SHARE).float()
-    return LinearModel(modes, s2, mean, prior, quiet)
+    # A fold of the spectra has the restless bins of all: statistics of other bins would be distributed otherwise.
+    return LinearModel(modes, s2, mean, prior, _quiet(stray, seen) if start is None else start.quiet)
+
+
+def _quiet(stray: Tensor, seen: Tensor) -> Tensor:
+    """0 in restless bins, else 1, (bins,), from the numbers of spectra that stray and that were seen in each."""
+    often = _running_mean(torch.stack([stray / seen.clamp(min=1.0), stray]), RESTLESS_BINS)
+    return 1 - ((often[0] >= RESTLESS_SHARE) & (often[1] >= MIN_STRAY)).float()
 
 
 def _first_guess(y: Tensor, w: Tensor, k: int, seed: int) -> Tensor:
@@ -194,11 +201,11 @@ def _expect(
     prior: Tensor,
     c: Tensor,
     covariance: Tensor,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Posterior of all coefficients, written into c and covariance; robust weights.
 
     Returns:
-        the new s2 (bins,) and the share of the spectra that stray in a bin (bins,).
+        the new s2, and the numbers of spectra that stray and that were seen in each bin, (bins,) each.
     """
     k = len(modes)
     i, j = _pairs(k)
@@ -221,4 +228,4 @@ def _expect(
         stray += ((w[s] > 0) & (sigmas > STRAY)).sum(0)
         seen += (w[s] > 0).sum(0)
     s2 = _running_mean((top / bottom.clamp(min=1e-9))[None], 5)[0].clamp(*VARIANCE)
-    return s2, stray / seen.clamp(min=1.0)
+    return s2, stray, seen

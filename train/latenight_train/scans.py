@@ -99,7 +99,10 @@ class Scans(nn.Module):
             if width == 4:
                 found.append((("crowd",), (t.abs() > CROWD).to(t.dtype).mean((1, 2))[:, None], None))
         for width, t, step in significances(high, s.good - s.quiet, (4,)):
-            peaks["restless"] = self.peaks(t, step, width)
+            shown = self.peaks(t, step, width)
+            covered = t.abs().amax((1, 2), keepdim=True) > 0
+            size = torch.where(covered, shown.size, torch.full((), torch.nan))
+            peaks["restless"] = Peaks(size, shown.wave)
         return found
 
     def broad(self, s: Solved, peaks: dict[str, Peaks]) -> list[Found]:
