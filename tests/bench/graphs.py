@@ -47,19 +47,18 @@ REPEATS = 4  # of the short works in one timing
 
 
 def multiplications(architecture: Architecture) -> int:
-    """Multiplications and additions of the network's layers for one spectrum: encoder once, decoder for each draw.
+    """Multiplications and additions of the network's layers for one spectrum.
 
-    Of the layers next to the rest-frame grids only the part that spectra of one redshift see.
+    Encoder and variance once, the mean for each draw. Of the layers next to the rest-frame grids only the part that
+    spectra of one redshift see.
     """
     network, z = Vae(architecture), torch.full((1, 1), REDSHIFT)
-    parts = {grid: seen_part(grid, z) for grid in (ENCODER_GRID, MEAN_GRID, VARIANCE_GRID)}
-    unseen = {grid: architecture.hidden * (grid.n - int(p.stop - p.start)) for grid, p in parts.items()}
-    encoder, decoder = (
-        sum(p.numel() for p in part.parameters() if p.ndim == 2)
-        for part in (network.encoder, network.decoder)
-    )
-    encoder, decoder = encoder - 2 * unseen[ENCODER_GRID], decoder - unseen[MEAN_GRID] - unseen[VARIANCE_GRID]
-    return 2 * (encoder + N_DRAWS * decoder)
+    seen = {grid: seen_part(grid, z) for grid in (ENCODER_GRID, MEAN_GRID, VARIANCE_GRID)}
+    encoder, mean, variance = (architecture.hidden * int(part.stop - part.start) for part in seen.values())
+    of_encoder = (network.encoder.second, network.encoder.out)
+    of_decoder = (network.decoder.first, network.decoder.second)
+    small, hidden = (sum(layer.weight.numel() for layer in some) for some in (of_encoder, of_decoder))
+    return 2 * (2 * encoder + small + N_DRAWS * (mean + hidden) + variance + hidden)
 
 
 def moved() -> int:
