@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from latenight.modes import FINE, read_modes, weights_of
+from latenight.passes import at_arms
 from latenight.spectra import N_PIX, WAVE
 from latenight_train.modes import (
     N_MODES,
@@ -22,7 +23,7 @@ from latenight_train.modes import (
     rest_binned,
     write_modes,
 )
-from latenight_train.pixels import first_arm, norm_of, to_arms
+from latenight_train.pixels import first_arm, norm_of
 from latenight_train.refine import OUTLIER, Refinement
 from tests.bundles import survey_of
 from tests.fakes import make_spectra
@@ -161,8 +162,8 @@ def strength_of_anomalies(modes: Modes) -> float:
     weights = weights_of(modes.columns, GROUP.grid, modes.precision).values()
     with torch.inference_mode():
         mean, variance, *_ = Refinement()(*map(torch.from_numpy, (flux + shape, ivar, z, *weights)))
-    weight = ivar / (1 + ivar * to_arms(variance).numpy())
-    residual = flux + shape - to_arms(mean).numpy()
+    weight = ivar / (1 + ivar * at_arms(variance.numpy(), len(flux)))
+    residual = flux + shape - at_arms(mean.numpy(), len(flux))
     t = (shape * weight * residual).sum(axis=1) / np.sqrt((shape**2 * weight).sum(axis=1))
     return float(np.median(t))
 

@@ -45,11 +45,6 @@ def first_arm(values: Tensor) -> Tensor:
     return torch.cat((*parts, values[:, z.start :]), dim=1)
 
 
-def to_arms(joint: Tensor) -> Tensor:
-    """The joint grid seen by each arm: (N, 7781) -> (N, 7958)."""
-    return torch.cat([joint[:, arm.joint_pixels] for arm in ARMS], dim=1)
-
-
 def norm_of(flux: Tensor, ivar: Tensor) -> Tensor:
     """Scale of each spectrum, (N, 1): its mean flux, at least 0.3 of its typical noise.
 
