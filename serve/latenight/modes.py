@@ -10,13 +10,14 @@ import numpy as np
 from latenight.spectra import SPECTYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
 
-FINE = 2
+FINE = 2  # points a bin
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,16 @@ class ModeGroup:
     z_max: float
     weights: dict[str, np.ndarray]
 
-    def serves(self, spectype: NDArray[np.int64], z: Floats) -> NDArray[np.intp]:
-        """Which rows it serves, given their index into SPECTYPES and redshift, (n,) each."""
-        mine = (spectype == SPECTYPES.index(self.spectype)) & (z >= self.z_min) & (z < self.z_max)
-        return np.flatnonzero(mine)
 
-    @property
-    def n_modes(self) -> int:
-        """Number of coefficients."""
-        return len(self.weights["precision"])
+def groups_of(
+    groups: Sequence[ModeGroup], spectype: NDArray[np.int64], z: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """Index of the group that serves each row, (n,), -1 for none; from index into SPECTYPES and redshift, (n,) each."""
+    found = np.full(len(z), -1)
+    for k, group in enumerate(groups):
+        mine = (spectype == SPECTYPES.index(group.spectype)) & (z >= group.z_min) & (z < group.z_max)
+        found[mine] = k
+    return found
 
 
 def read_modes(path: Path) -> list[ModeGroup]:

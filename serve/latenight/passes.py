@@ -9,7 +9,7 @@ import numpy as np
 
 from latenight import petal
 from latenight.channels import PASS2
-from latenight.modes import read_modes
+from latenight.modes import groups_of, read_modes
 from latenight.redshift import find_redshifts, trials_of
 from latenight.session import Graph
 from latenight.spectra import ARMS, N_PIX, SPECTYPES, UNKNOWN
@@ -166,9 +166,7 @@ class Passes:
     def _redshifts(self, spectra: Spectra) -> tuple[Floats, NDArray[np.int64], NDArray[np.bool_]]:
         """Redshift and group of each row: redrock's, or what fits best where that is of no use (then True)."""
         z, spectype = usable_redshift(spectra.table, self._z_range)
-        group = np.full(len(z), -1)
-        for k, modes in enumerate(self._groups):
-            group[modes.serves(spectype, z)] = k
+        group = groups_of(self._groups, spectype, z)
         missing = group < 0
         if missing.any():
             unknown = spectra.flux[missing], spectra.ivar[missing]

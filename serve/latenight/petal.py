@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from latenight.skyfibres import sky_sigma
-from latenight.spectra import ARMS, N_PIX
+from latenight.spectra import ARMS, MAX_FLUX, N_PIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,6 @@ NOISE_RANGE = (0.6, 4.0)
 # Fibres worth of belief in the noise factor of the pixels around; 450 fibres measure that of a pixel to 7 %.
 PRIOR_ROWS = 20
 PRIOR_PIXELS = 300  # worth of belief in training, of the noise factor of SMOOTH_PIXELS
-MAX_FLUX = 1e6  # as in the graphs: squares stay inside float32
 CLIP = 4.0  # sigma: what a single pixel can say about its petal
 ROUNDS = 3
 SKY_PRIOR = 0.5  # of the common residual of a pixel, in sigma of the sky

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latenight.spectra import ARMS, WAVE
+from latenight.spectra import ARMS, MAX_FLUX, MAX_IVAR, WAVE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,6 @@ RANGES = {"GALAXY": (-0.005, 1.7), "QSO": (0.05, 4.5), "STAR": (-0.003, 0.003)}
 N_LEADING = 16
 # Relative error that is allowed to the modes, in a bin: bright spectra show more than the leading modes.
 ACCURACY = 0.05
-MAX_FLUX, MAX_IVAR = 1e6, 1e12  # as in the graphs: squares stay inside float32
 SAMPLES = 8  # points at which a bin of the modes is averaged
 
 
@@ -48,8 +47,8 @@ class Trials:
     Attributes:
         z: (S,) redshifts, descending.
         length: of the transforms.
-        shapes: (1 + K, f) transforms of the mean spectrum and the K leading modes.
-        products: ((1 + K) (2 + K) / 2, f) transforms of their products in pairs.
+        shapes: (K + 1, f) transforms of the K leading modes and, last, the mean spectrum.
+        products: ((K + 1) (K + 2) / 2, f) transforms of their products in pairs.
     """
 
     z: NDArray[np.float64]
@@ -76,7 +75,7 @@ def trials_of(group: ModeGroup) -> Trials:
 
 
 def _shapes(group: ModeGroup, first: float, n: int) -> Floats:
-    """Mean spectrum and leading modes, their coefficients of unit variance, in n bins from ln(wavelength) first on."""
+    """Leading modes, coefficients of unit variance, and mean spectrum, in n bins from ln(wavelength) first on."""
     start, per_unit, last = group.weights["grid"]
     at = first + STEP * (np.arange(n * SAMPLES) + 0.5) / SAMPLES
     nearest = np.clip(np.rint((at - start) * per_unit), 0, last).astype(int)
@@ -86,7 +85,7 @@ def _shapes(group: ModeGroup, first: float, n: int) -> Floats:
         for values in (group.weights["modes"] @ scatter, group.weights["profiles"][0])
     )
     _, _, turn = np.linalg.svd(modes, full_matrices=False)
-    return np.concatenate([mean, modes @ turn[:N_LEADING].T], axis=1).T.astype(np.float32)
+    return np.concatenate([modes @ turn[:N_LEADING].T, mean], axis=1).T.astype(np.float32)
 
 
 def find_redshifts(
@@ -161,22 +160,19 @@ def _log_evidence(weight: Floats, weighted: Floats, trials: Trials) -> Floats:
         spectrum = np.conj(np.fft.rfft(values, trials.length))
         return np.asarray(np.fft.irfft(spectrum * transforms, trials.length)[:, :n], np.float32)
 
-    k = len(trials.shapes) - 1  # modes; the mean spectrum stands before them
+    k = len(trials.shapes) - 1  # modes; the mean spectrum stands behind them, and its row becomes that of y
     packed, pulls = correlated(weight, trials.products), correlated(weighted, trials.shapes)
     a, b = np.triu_indices(k + 1)
-    normal = np.empty((k + 1, k + 1, n), np.float32)
-    normal[a, b] = normal[b, a] = packed
+    system = np.empty((k + 1, k + 1, n), np.float32)
+    system[a, b] = system[b, a] = packed
     square = np.sum(weighted**2 / np.maximum(weight, 1e-12))
-    system = np.roll(normal, -1, axis=(0, 1))  # modes first, the mean spectrum's row becomes that of y
-    system[-1, :-1] = system[:-1, -1] = pulls[1:] - normal[0, 1:]
-    system[-1, -1] = square - 2 * pulls[0] + normal[0, 0]
+    system[k, :k] = system[:k, k] = pulls[:k] - system[k, :k]
+    system[k, k] = square - 2 * pulls[k] + system[k, k]
     system[range(k), range(k)] += 1
     log_det = np.zeros(n, np.float32)
     for j in range(k):
-        pivot, row = (
-            np.maximum(system[j, j], 1.0),
-            system[j, j + 1 :],
-        )  # 1 is its bound; rounding may break it
+        pivot = np.maximum(system[j, j], 1.0)  # 1 is its bound; rounding may break it
+        row = system[j, j + 1 :]
         log_det += np.log(pivot)
         system[j + 1 :, j + 1 :] -= row[:, None] * (row / pivot)
     return np.asarray(-0.5 * (system[-1, -1] + log_det), np.float32)

@@ -61,6 +61,9 @@ N_PIX = 7958
 N_JOINT = 7781
 WAVE = np.concatenate([arm.wave for arm in ARMS])  # (7958,)
 WAVE_JOINT = 3600.0 + PIXEL * np.arange(N_JOINT)  # (7781,)
+# What is beyond counts as these, so that squares of artefacts stay inside float32: 1e-11 erg s-1 cm-2 A-1 is more than
+# any target gives.
+MAX_FLUX, MAX_IVAR = 1e6, 1e12
 # A wavelength in the overlap of two arms belongs to the arm whose own end is farther away.
 ARM_EDGES = [(low.wave[-1] + high.wave_min) / 2.0 for low, high in pairwise(ARMS)]  # [A]
 ARM_OF_PIXEL = np.repeat(np.arange(len(ARMS)), [arm.n for arm in ARMS])  # (7958,) 0, 1, 2

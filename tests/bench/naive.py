@@ -22,7 +22,7 @@ from torch import Tensor
 from latenight import calibration
 from latenight.bundle import Bundle, load_bundle
 from latenight.channels import PASS2
-from latenight.modes import ModeGroup, read_modes
+from latenight.modes import ModeGroup, groups_of, read_modes
 from latenight.redshift import find_redshifts, trials_of
 from latenight.spectra import N_PIX, SPECTYPES
 from latenight_train.export import MODEL_OUTPUTS, REFINEMENT_OUTPUTS
@@ -51,9 +51,7 @@ class EagerScorer:
     @torch.inference_mode()
     def __call__(self, flux: Tensor, ivar: Tensor, z: Tensor, spectype: Tensor) -> np.ndarray:
         """The p_values, (N,), of spectra: flux, ivar (N, 7958), z (N,), spectype (N,) index into SPECTYPES."""
-        group = np.full(len(z), -1)
-        for k, modes in enumerate(self.groups):
-            group[modes.serves(spectype.numpy(), z.numpy())] = k
+        group = groups_of(self.groups, spectype.numpy(), z.numpy())
         missing = np.flatnonzero(group < 0)
         if len(missing):
             unknown = flux[missing].numpy(), ivar[missing].numpy()

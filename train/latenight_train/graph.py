@@ -27,7 +27,7 @@ from latenight_train.vae import ENCODER_GRID, MEAN_GRID, N_GROUPS, VARIANCE_GRID
 # Fixed Sobol draws. On 822 simulated spectra 1, 2 and 4 draws err by 11, 7 and 4 % of the spread of the scores, and two
 # sets of 4 rank them alike to .998; a spectrum takes .9, 1.2, 1.6 ms and core, with 8 draws 2.7 ms.
 N_DRAWS = 4
-MIN_IVAR = 1e-16  # in units of the norm: the product of two variances is a float32 still
+MIN_IVAR = 1e-16  # in units of the norm: what has none gets a variance that float32 holds
 KNN_FETCHED = 16  # the mean is over 10; the rest replaces neighbours with the spectrum's own TARGETID
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from latenight.errors import StartupError
-from latenight.modes import read_modes
+from latenight.modes import groups_of, read_modes
 from latenight.passes import MODES_BUCKETS, usable_redshift
 from latenight.session import Graph
 from latenight.spectra import N_PIX, SPECTYPES, UNKNOWN, ineligible_reasons
@@ -45,10 +45,10 @@ def parity(model: Model, golden: Spectra, folder: Path) -> dict[str, float]:
     pairs = {"model": [_both(model, folder / "model.onnx", {**spectra, "group": group}, {})]}
     pairs |= {"refine": [], "statistics": []}
     refine, statistics = Refinement(), Statistics()
-    for modes in read_modes(folder / "modes.npz"):
-        served = modes.serves(group, z)
-        if not len(served):
-            continue
+    groups = read_modes(folder / "modes.npz")
+    of_row = groups_of(groups, group, z)
+    for k in np.unique(of_row[of_row >= 0]).tolist():
+        modes, served = groups[k], np.flatnonzero(of_row == k)
         mine = {name: values[served] for name, values in spectra.items()}
         pairs["refine"].append(_both(refine, folder / "refine.onnx", mine, modes.weights))
         first = dict(zip(REFINEMENT_OUTPUTS, pairs["refine"][-1][1], strict=True))

@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from latenight.spectra import ARMS
-
-MAX_FLUX = 1e6  # 1e-11 erg s-1 cm-2 A-1: beyond any target; keeps squares of artefacts inside float32
-MAX_IVAR = 1e12
+from latenight.spectra import ARMS, MAX_FLUX, MAX_IVAR
 
 
 def clean(flux: Tensor, ivar: Tensor) -> tuple[Tensor, Tensor]:
