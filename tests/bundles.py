@@ -61,5 +61,5 @@ def make_bundle(folder: Path) -> Path:
         for fold in petal_folds(survey.table, 2, 1)
     ]
     seen = np.flatnonzero(eligible & ~held_out & np.isfinite(survey.table["z"]))
-    write_bundle(untrained_vae(), models, folds, survey, seen, held_out, folder, {})
+    write_bundle(untrained_vae(), models, folds, survey, survey, seen, held_out, folder, {})
     return folder

@@ -12,6 +12,7 @@ from latenight.channels import PASS2
 from latenight.modes import groups_of, read_modes
 from latenight.redshift import find_redshifts, trials_of
 from latenight.session import Graph
+from latenight.skyresidual import without_sky_residual
 from latenight.spectra import ARMS, N_PIX, SPECTYPES, UNKNOWN
 
 if TYPE_CHECKING:
@@ -121,9 +122,10 @@ class Passes:
         """The statistics of the eligible rows.
 
         Args:
-            spectra: the rows of one message, sky fibres included (the petal step needs them).
+            spectra: the rows of one message, sky fibres included (they tell what the sky subtraction left).
             reasons: (N,) why a row is not eligible; "" if it is.
         """
+        spectra = without_sky_residual(spectra, reasons, self._learned.sky_variance)
         rows = np.flatnonzero(reasons == "")
         first = self.first_pass(spectra.take(rows))
         after = self.petal_step(spectra, reasons, first["mean"], first["variance"])
@@ -142,7 +144,7 @@ class Passes:
         )
 
     def reconstruct(self, spectra: Spectra) -> tuple[Floats, Floats]:
-        """Reconstruction and its variance, (N, 7781) each, before any petal step."""
+        """Reconstruction and its variance, (N, 7781) each, of spectra without the residual of their petal's sky."""
         first = self.first_pass(spectra)
         return first["mean"], first["variance"]
 

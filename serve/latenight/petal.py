@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from latenight.fibres import CLIP, around, chunks, half_sums, ordinary_fibres, petals_of
 from latenight.skyfibres import sky_sigma
-from latenight.spectra import ARMS, MAX_FLUX, N_PIX
+from latenight.spectra import MAX_FLUX, N_PIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
@@ -36,7 +35,6 @@ NOISE_RANGE = (0.6, 4.0)
 # Fibres worth of belief in the noise factor of the pixels around; 450 fibres measure that of a pixel to 7 %.
 PRIOR_ROWS = 20
 PRIOR_PIXELS = 300  # worth of belief in training, of the noise factor of SMOOTH_PIXELS
-CLIP = 4.0  # sigma: what a single pixel can say about its petal
 ROUNDS = 3
 SKY_PRIOR = 0.5  # of the common residual of a pixel, in sigma of the sky
 SMOOTH_GAIN, PIXEL_GAIN = (
@@ -45,9 +43,6 @@ SMOOTH_GAIN, PIXEL_GAIN = (
 )  # widths of the priors of the common gain, over SMOOTH_PIXELS and of a pixel
 SMOOTH_PIXELS = 101
 NOISE_CLIP, MEAN_CLIPPED_SQUARE = 3.0, 0.995  # mean of min(u^2, 9) for normal u
-DIFFERENT = 5.0  # robust sigmas from the petal's other fibres
-HALF_STARTS = [arm.start + half for arm in ARMS for half in (0, arm.n // 2)]  # first pixels of half arms
-ROWS = 16  # at a time: their arrays of 0.5 MB stay in the cache of a core
 
 
 @dataclass(frozen=True)
@@ -126,14 +121,12 @@ def corrected(r: Residuals, learned: Learned) -> Corrected:
         r: all eligible rows and sky fibres of a message.
         learned: from training.
     """
-    petals = np.stack([r.table["tileid"], r.table["petal"]], axis=1)
-    found, which = np.unique(petals, axis=0, return_inverse=True)
-    if len(found) == 1:
-        return _corrected_petal(r, found[0][1] >= 0, learned)
+    petals = petals_of(r.table)
+    if len(petals) == 1:
+        return _corrected_petal(r, petals[0][0] >= 0, learned)
     out = Corrected(*(np.empty_like(r.flux) for _ in range(3)))
-    for k, petal in enumerate(found):
-        rows = np.flatnonzero(which == k)
-        mine = _corrected_petal(r.take(rows), petal[1] >= 0, learned)
+    for petal, rows in petals:
+        mine = _corrected_petal(r.take(rows), petal >= 0, learned)
         for whole, part in zip(vars(out).values(), vars(mine).values(), strict=True):
             whole[rows] = part
     return out
@@ -147,16 +140,11 @@ def _corrected_petal(r: Residuals, known: bool, learned: Learned) -> Corrected:
     found = shared(r, sky, learned.pixel_noise, in_common=enough)
     flux, ivar = np.empty_like(r.flux), r.ivar / found.noise
     per_gain = 1 / (1 + found.gain)
-    for rows in _chunks(len(flux)):
+    for rows in chunks(len(flux)):
         left = r.flux[rows] - found.residual * sky[rows]
         left *= per_gain
         flux[rows] = np.where(r.ivar[rows] > 0, left, 0)
     return Corrected(flux, ivar, sky)
-
-
-def _chunks(n: int) -> Iterator[slice]:
-    """Slices of ROWS out of n rows."""
-    return (slice(start, min(start + ROWS, n)) for start in range(0, n, ROWS))
 
 
 @dataclass(frozen=True)
@@ -213,7 +201,7 @@ def _in_sigma(r: Residuals, sky: Floats) -> Sigmas:
     rest, sky_sigmas, model = (np.empty_like(r.flux) for _ in range(3))
     good = r.ivar > 0
     n_good, snr = np.empty((len(good), 6), np.float32), np.empty(len(good), np.float32)
-    for rows in _chunks(len(good)):
+    for rows in chunks(len(good)):
         ivar = r.ivar[rows]
         root = ivar * r.variance[rows]
         root += 1
@@ -223,7 +211,7 @@ def _in_sigma(r: Residuals, sky: Floats) -> Sigmas:
         np.multiply(sky[rows], root, out=sky_sigmas[rows])
         root *= np.where(good[rows], np.clip(r.flux[rows], -MAX_FLUX, MAX_FLUX), 0)
         np.subtract(root, model[rows], out=rest[rows])
-        n_good[rows] = _half_sums(good[rows].astype(np.float32))
+        n_good[rows] = half_sums(good[rows].astype(np.float32))
         snr[rows] = root.sum(axis=1) / np.maximum(n_good[rows].sum(axis=1), 1)
     return Sigmas(rest, sky_sigmas, model, good, n_good, snr)
 
@@ -231,7 +219,7 @@ def _in_sigma(r: Residuals, sky: Floats) -> Sigmas:
 def _products(rest: Floats, pattern: Floats, fibres: NDArray[np.bool_]) -> tuple[Floats, Floats]:
     """Sums over some fibres of pattern times clipped residual and of pattern squared, (7958,) each."""
     products, squares = np.zeros((2, N_PIX), np.float32)
-    for rows in _chunks(len(rest)):
+    for rows in chunks(len(rest)):
         of_fibres = fibres[rows].astype(np.float32)[:, None] * pattern[rows]
         clipped = np.clip(rest[rows], -CLIP, CLIP)
         products += np.einsum("np,np->p", clipped, of_fibres)
@@ -241,34 +229,8 @@ def _products(rest: Floats, pattern: Floats, fibres: NDArray[np.bool_]) -> tuple
 
 def _take_off(rest: Floats, amplitude: Floats, pattern: Floats) -> None:
     """Subtract amplitude (7958,) times pattern (n, 7958) from rest (n, 7958), in place."""
-    for rows in _chunks(len(rest)):
+    for rows in chunks(len(rest)):
         rest[rows] -= amplitude * pattern[rows]
-
-
-def _half_sums(values: Floats) -> Floats:
-    """Sums over the halves of the arms, (n, 6)."""
-    return np.add.reduceat(values, HALF_STARTS, axis=1)
-
-
-def ordinary_fibres(sigmas: Floats, n_good: Floats) -> NDArray[np.bool_]:
-    """Which of n fibres differ from the others neither in the mean nor in the scatter of half an arm, (n,).
-
-    Args:
-        sigmas: (n, 7958) residuals in sigma, 0 in bad pixels.
-        n_good: (n, 6) number of good pixels in each half.
-    """
-    n = np.maximum(n_good, 1)
-    offset, scatter = np.empty((2, *n.shape), np.float32)
-    for rows in _chunks(len(n)):
-        clipped = np.clip(sigmas[rows], -2 * CLIP, 2 * CLIP)
-        offset[rows] = _half_sums(clipped)
-        clipped *= clipped
-        scatter[rows] = _half_sums(clipped)
-    found = np.concatenate([offset / np.sqrt(n), scatter / n], axis=1)
-    away = np.abs(found - np.median(found, axis=0))
-    different = (away > DIFFERENT * 1.4826 * np.maximum(np.median(away, axis=0), 1e-6)).any(axis=1)
-    # Where more than half differ there is no norm to differ from.
-    return ~different if 2 * np.count_nonzero(different) <= len(different) else np.ones(len(sigmas), bool)
 
 
 def _common_gain(products: Floats, squares: Floats) -> Floats:
@@ -278,7 +240,7 @@ def _common_gain(products: Floats, squares: Floats) -> Floats:
         products: (7958,) sums over fibres of residual times model, in sigma.
         squares: (7958,) of the model squared.
     """
-    smooth = _around(products) / (_around(squares) + 1 / SMOOTH_GAIN**2)
+    smooth = around(products, SMOOTH_PIXELS) / (around(squares, SMOOTH_PIXELS) + 1 / SMOOTH_GAIN**2)
     own = (products - smooth * squares) / (squares + 1 / PIXEL_GAIN**2)
     return np.asarray(smooth + own, np.float32)
 
@@ -288,18 +250,13 @@ def _noise(s: Sigmas, ordinary: NDArray[np.bool_], pixel_noise: Floats) -> Float
     faint = ordinary & (s.snr < FAINT_SNR)
     used = faint if np.count_nonzero(faint) >= MIN_NOISE_ROWS else ordinary
     n, squares = np.zeros((2, N_PIX), np.float32)
-    for rows in _chunks(len(used)):
+    for rows in chunks(len(used)):
         mine = used[rows]
         clipped = np.clip(s.rest[rows][mine], -NOISE_CLIP, NOISE_CLIP)
         squares += np.einsum("np,np->p", clipped, clipped)
         n += s.good[rows][mine].sum(axis=0, dtype=np.uint8)  # ROWS of them at most
     squares /= MEAN_CLIPPED_SQUARE
-    ratio = (_around(squares) + PRIOR_PIXELS) / (_around(n * pixel_noise) + PRIOR_PIXELS)
+    seen, expected = (around(values, SMOOTH_PIXELS) for values in (squares, n * pixel_noise))
+    ratio = (seen + PRIOR_PIXELS) / (expected + PRIOR_PIXELS)
     noise = (squares + PRIOR_ROWS * ratio * pixel_noise) / (n + PRIOR_ROWS)
     return np.asarray(np.clip(noise, *NOISE_RANGE), np.float32)
-
-
-def _around(values: Floats) -> NDArray[np.float64]:
-    """Sums over SMOOTH_PIXELS around each pixel that do not leave its arm, (7958,)."""
-    kernel = np.ones(SMOOTH_PIXELS)
-    return np.concatenate([np.convolve(values[arm.pixels], kernel, "same") for arm in ARMS])

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-GROUP = Group("GALAXY", -0.1, 0.5, 0.1, 2230.0, 9950.0, 4e-4, 6, 7)
+GROUP = Group("GALAXY", -0.1, 0.5, 0.1, 2230.0, 9950.0, 4e-4, 7, 6)
 
 
 def draw(n: int, seed: int, signal: float = 5.0) -> tuple[Floats, Floats, Floats, Floats]:
@@ -221,3 +221,11 @@ def test_only_groups_with_enough_spectra_are_fitted_and_come_back_from_the_bundl
     assert (group.spectype, group.z_min, group.z_max) == ("GALAXY", -0.1, 0.5)
     assert group.weights["modes"].shape == (FINE * (models[0][0].n_bins - 1) + 1, N_MODES)
     assert all(np.isfinite(weights).all() for weights in group.weights.values())
+
+
+def test_an_absurd_flux_does_not_end_the_fit() -> None:
+    """One pixel of 1e35 among the training spectra leaves the models finite."""
+    survey = survey_of([make_spectra(150, seed=0, z=0.2, spectype="GALAXY")])
+    survey.flux[20, 1000], survey.ivar[20, 1000] = 1e35, 1e-3
+    ((_, modes),) = fit_groups(survey, np.flatnonzero(survey.reasons == ""), seed=1)
+    assert np.isfinite(modes.columns).all()

@@ -47,11 +47,11 @@ def learn_petals(survey: Survey, rows: NDArray[np.intp], folder: Path) -> petal.
     """The petal step's measures, taken over spectra of many petals as if they were one.
 
     Args:
-        survey: all spectra.
+        survey: all spectra, without the residual of the sky.
         rows: eligible rows.
         folder: of the bundle.
     """
-    sky = _sky_variance(survey)
+    sky = sky_variance(survey)
     flat = petal.Learned(np.ones(N_PIX, np.float32), sky)
     passes = Passes(folder, flat, np.array(Z_RANGE), device="cpu", threads=default_threads())
     chosen = evenly(rows, NOISE_SPECTRA)
@@ -62,7 +62,7 @@ def learn_petals(survey: Survey, rows: NDArray[np.intp], folder: Path) -> petal.
     return replace(flat, pixel_noise=petal.shared(residuals, sigma, flat.pixel_noise).noise)
 
 
-def _sky_variance(survey: Survey) -> NDArray[np.float32]:
+def sky_variance(survey: Survey) -> NDArray[np.float32]:
     """Median noise variance of sky fibres (of all fibres where there are none), (7958,), mean 1."""
     sky = np.flatnonzero(survey.reasons == "sky")
     rows = evenly(sky if len(sky) else np.flatnonzero(survey.reasons == ""), SKY_SPECTRA)
@@ -84,7 +84,7 @@ def calibrate(
     """The calibration, and how many spectra of each class it rests on.
 
     Args:
-        survey: all spectra.
+        survey: all spectra, as they were taken.
         held_out: (N,) rows that the network did not see.
         groups: the bundle's linear models.
         folds: rows (N,) of each fold of petals, and the models learned without them.

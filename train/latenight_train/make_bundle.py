@@ -45,6 +45,7 @@ def write_bundle(
     models: Models,
     folds: Sequence[tuple[NDArray[np.bool_], Models]],
     survey: Survey,
+    clear: Survey,
     seen: NDArray[np.intp],
     held_out: NDArray[np.bool_],
     folder: Path,
@@ -57,6 +58,7 @@ def write_bundle(
         models: the linear models of the groups, learned on all spectra.
         folds: rows (N,) of each fold of petals, and the linear models learned without them.
         survey: all spectra.
+        clear: the same without the residual of the sky: what the models have learned from.
         seen: rows that the network learned from.
         held_out: (N,) rows kept from its training.
         folder: directory of the bundle, made if need be; an existing bundle in it is replaced.
@@ -72,11 +74,11 @@ def write_bundle(
     export_refinement(Refinement(), folder / "refine.onnx")
     export_statistics(Statistics(), folder / "statistics.onnx")
     write_modes(models, folder / "modes.npz")
-    scale = write_bank(survey, seen, folder)
+    scale = write_bank(clear, seen, folder)
     export_neighbours(Neighbours(torch.from_numpy(scale)), vae.size.latent, folder / "knn.onnx")
     golden = _golden_spectra(survey, held_out)
     agreement = parity(model, golden, folder)
-    learned = learn_petals(survey, np.flatnonzero(survey.reasons == ""), folder)
+    learned = learn_petals(clear, np.flatnonzero(survey.reasons == ""), folder)
     fitted = [(rows, served(own)) for rows, own in folds]
     calibration, sizes = calibrate(survey, held_out, served(models), fitted, learned, folder)
     arrays: dict[str, Any] = {**calibration.arrays(), **vars(learned), "z_range": np.array(Z_RANGE)}

@@ -20,7 +20,7 @@ from latenight.modes import ModeGroup, weights_of
 from latenight.spectra import WAVE
 from latenight_train.data import evenly
 from latenight_train.em import LinearModel, learn
-from latenight_train.pixels import norm_of
+from latenight_train.pixels import clean, norm_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,8 +49,8 @@ class Group:
         margin: the training redshifts reach this far beyond.
         wave_min, wave_max: rest-frame range of the grid [A].
         step: in ln(wavelength).
-        n_modes: number of modes.
         smooth: bins of the running mean towards which badly known modes are drawn.
+        n_modes: number of modes.
     """
 
     spectype: str
@@ -60,8 +60,8 @@ class Group:
     wave_min: float
     wave_max: float
     step: float
-    n_modes: int
     smooth: int
+    n_modes: int = N_MODES
 
     @property
     def n_bins(self) -> int:
@@ -74,13 +74,13 @@ class Group:
         return np.array([np.log(self.wave_min), 1 / self.step])
 
 
-# Quasars vary smoothly and are few: coarser bins, fewer modes.
+# Quasars vary smoothly: coarser bins.
 GROUPS = (
-    Group("GALAXY", -0.1, 0.5, 0.1, 2230.0, 9950.0, 1e-4, 28, 21),
-    Group("GALAXY", 0.5, 9.0, 0.1, 900.0, 6950.0, 1e-4, 32, 21),
-    Group("QSO", -0.1, 1.6, 0.3, 1230.0, 9950.0, 4e-4, 14, 7),
-    Group("QSO", 1.6, 9.0, 0.3, 600.0, 4400.0, 4e-4, 14, 7),
-    Group("STAR", -0.1, 9.0, 0.0, 3500.0, 9950.0, 1e-4, 32, 21),
+    Group("GALAXY", -0.1, 0.5, 0.1, 2230.0, 9950.0, 1e-4, 21),
+    Group("GALAXY", 0.5, 9.0, 0.1, 900.0, 6950.0, 1e-4, 21),
+    Group("QSO", -0.1, 1.6, 0.3, 1230.0, 9950.0, 4e-4, 7),
+    Group("QSO", 1.6, 9.0, 0.3, 600.0, 4400.0, 4e-4, 7),
+    Group("STAR", -0.1, 9.0, 0.0, 3500.0, 9950.0, 1e-4, 21),
 )
 
 
@@ -138,7 +138,7 @@ def fit_groups(
         if len(chosen) < MIN_SPECTRA:
             continue
         spectra = survey.spectra(evenly(chosen, MAX_SPECTRA))
-        flux, ivar = torch.from_numpy(spectra.flux), torch.from_numpy(spectra.ivar)
+        flux, ivar = clean(torch.from_numpy(spectra.flux), torch.from_numpy(spectra.ivar))
         norm = norm_of(flux, ivar).numpy()
         y, w = rest_binned(flux.numpy() / norm, ivar.numpy() * norm**2, spectra.table["z"], group)
         found.append((group, fit_modes(y, w, group, seed, known.get(group))))

@@ -13,6 +13,8 @@ import torch
 from latenight.errors import StartupError
 from latenight.passes import usable_redshift
 from latenight.spectra import SPECTYPES, UNKNOWN
+from latenight_train.calibrate import sky_variance
+from latenight_train.cleared import cleared
 from latenight_train.data import load_survey, petal_folds, split_by_petal
 from latenight_train.fit import BATCH, Plan, fit_vae
 from latenight_train.make_bundle import write_bundle
@@ -49,6 +51,7 @@ def fit(paths: Sequence[Path], out: Path, plan: Plan, *, device: str = "auto", r
     device = _device(device)
     work = out.with_name(out.name + ".work")
     survey = load_survey(paths, work / "survey")
+    clear = cleared(survey, sky_variance(survey), work / "cleared.npy")
     held_out = split_by_petal(survey.table, plan.seed)
     eligible = survey.reasons == ""
     _, spectype = usable_redshift(survey.table, np.array(Z_RANGE))
@@ -56,10 +59,10 @@ def fit(paths: Sequence[Path], out: Path, plan: Plan, *, device: str = "auto", r
     if not len(rows):
         raise StartupError("no eligible spectrum with a redshift: put the redrock file beside each coadd")
     checkpoint = work / "checkpoint.pt"
-    vae, progress = fit_vae(survey, rows, plan, device=device, checkpoint=checkpoint, resume=resume)
-    models = fit_groups(survey, np.flatnonzero(eligible), plan.seed)
+    vae, progress = fit_vae(clear, rows, plan, device=device, checkpoint=checkpoint, resume=resume)
+    models = fit_groups(clear, np.flatnonzero(eligible), plan.seed)
     folds = [
-        (fold, fit_groups(survey, np.flatnonzero(eligible & ~fold), plan.seed, models))
+        (fold, fit_groups(clear, np.flatnonzero(eligible & ~fold), plan.seed, models))
         for fold in petal_folds(survey.table, FOLDS, plan.seed)
     ]
     facts = {
@@ -74,7 +77,7 @@ def fit(paths: Sequence[Path], out: Path, plan: Plan, *, device: str = "auto", r
             "device": device,
         },
     }
-    bundle_id = write_bundle(vae, models, folds, survey, rows, held_out, out, facts)
+    bundle_id = write_bundle(vae, models, folds, survey, clear, rows, held_out, out, facts)
     shutil.rmtree(work)
     return bundle_id
 
