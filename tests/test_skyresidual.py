@@ -39,7 +39,7 @@ REASONS = np.array(["sky"] * N_SKY + [""] * N_TARGETS)
 
 
 def cleared(spectra: Spectra, reasons: NDArray[np.str_] = REASONS) -> NDArray[np.float32]:
-    return without_sky_residual(spectra, reasons, ONES).flux
+    return without_sky_residual(spectra, reasons, ONES)[0].flux
 
 
 def taken_off(spectra: Spectra) -> NDArray[np.float32]:
@@ -81,17 +81,17 @@ def test_without_enough_sky_fibres_of_one_petal_nothing_changes(n_sky: int, peta
     """Fewer sky fibres than MIN_SKY_FIBRES, or an unknown petal (healpix coadds), leave the flux as it is."""
     spectra = petal_of(petal)
     rows = np.arange(N_SKY - n_sky, len(spectra))
-    np.testing.assert_array_equal(cleared(spectra.take(rows), REASONS[rows]), spectra.flux[rows])
+    found, known = without_sky_residual(spectra.take(rows), REASONS[rows], ONES)
+    np.testing.assert_array_equal(found.flux, spectra.flux[rows])
+    assert not known.any()
 
 
 def test_petals_of_one_message_are_judged_apart_in_any_order() -> None:
     """Two petals with opposite residuals, their rows mixed, are each cleared as if they came alone."""
     one, two = petal_of(3), petal_of(4, left=-LEFT, seed=1)
     order = np.random.default_rng(2).permutation(len(one) + len(two))
-    mixed = Spectra(
-        *(np.concatenate([getattr(one, k), getattr(two, k)])[order] for k in ("flux", "ivar", "table")),
-        "fake",
-    )
+    flux, ivar = (np.concatenate([getattr(one, k), getattr(two, k)])[order] for k in ("flux", "ivar"))
+    mixed = Spectra(flux, ivar, np.concatenate([one.table, two.table])[order], "fake")
     found = cleared(mixed, np.concatenate([REASONS, REASONS])[order])
     expected = np.concatenate([cleared(one), cleared(two)])[order]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
@@ -108,6 +108,7 @@ def test_bad_pixels_and_rows_that_are_not_scored_keep_their_flux() -> None:
     found = cleared(replace(spectra, flux=flux), reasons)
     assert np.isnan(found[bad]).all()
     np.testing.assert_array_equal(found[40], flux[40])
+    assert np.flatnonzero(~without_sky_residual(spectra, reasons, ONES)[1]).tolist() == [40]
     rows = np.arange(len(found)) != 40
     np.testing.assert_array_equal(found[rows][~bad[rows]], expected[rows][~bad[rows]])
 

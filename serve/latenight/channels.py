@@ -16,6 +16,9 @@ CHUNKS = (16, 64, 256)
 # The middle of each arm, where two amplifiers meet [A].
 MIDDLE = {"b": 4730.0, "r": 6690.0, "z": 8670.0}
 BLUE_LENGTHS = (150.0, 350.0, 800.0)  # of an offset that fades from 3600 A to the red [A]
+# Where one arm hands over to the next, (arm, end of it): faults of the dichroics fade away from there so fast [A].
+EDGES = (("b", "high"), ("r", "low"), ("r", "high"), ("z", "low"))
+EDGE_LENGTHS = (300.0, 900.0)
 BALMER_SPEEDS = (800.0, 1700.0, 3500.0)  # km/s
 
 # Families; each gets a p of its own.
@@ -65,6 +68,17 @@ def _halves() -> list[Statistic]:
     return found
 
 
+def _edges() -> list[Statistic]:
+    found = []
+    for length in EDGE_LENGTHS:
+        for name, side in EDGES:
+            arm = ARMS["brz".index(name)]
+            end = arm.wave_min if side == "low" else arm.wave_min + PIXEL * arm.n
+            centre = end + (length / 2 if side == "low" else -length / 2)
+            found.append(Statistic(f"edge{length:.0f}_{name}_{side}", "fault", 0, centre, length))
+    return found
+
+
 def _scans() -> list[Statistic]:
     found = [s for w in NARROW for s in _both(f"scan{w}", "scan", PIXEL * w)]
     found += [Statistic(f"scan{w}_{a.name}", "scan", width=PIXEL * w) for w in SCANNED_BY_ARM for a in ARMS]
@@ -77,7 +91,7 @@ def _scans() -> list[Statistic]:
 
 
 def _patterns() -> list[Statistic]:
-    found = [*_arms("gain", "fault", 0), *_halves(), *_arms("offset", "fault", 0)]
+    found = [*_arms("gain", "fault", 0), *_edges(), *_halves(), *_arms("offset", "fault", 0)]
     found += [
         Statistic(f"blue{length:.0f}", "fault", 0, 3600 + length / 2, length) for length in BLUE_LENGTHS
     ]
@@ -97,7 +111,12 @@ def _patterns() -> list[Statistic]:
         Statistic("broadlines", "line"),
         *_both("line", "line", 3.2),
     ]
-    found += [Statistic("lines", "line"), *_both("restless", "line", 3.2), *_both("trough", "line", np.nan)]
+    found += [
+        Statistic("lines", "line"),
+        Statistic("lineset", "line"),
+        *_both("restless", "line", 3.2),
+        *_both("trough", "line", np.nan),
+    ]
     found += [Statistic("second0", "line"), Statistic("second1", "line")]
     for kind in ("fringe", "fringepart", "fringepair"):
         found += _arms(kind, "fringe", 1)

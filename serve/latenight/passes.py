@@ -38,7 +38,8 @@ class Statistics:
     """Uncalibrated statistics of the eligible rows of one message; n rows.
 
     Attributes:
-        group: (n,) index of the group of modes; plus the number of groups where its redshift was found here.
+        group: (n,) index of the group of modes; plus the number of groups where its redshift was found here, plus
+            twice that number where it is not known what the sky subtraction left. Each has p-values of its own.
         z: (n,) redshift that the models were used at.
         spectype: (n,) class of the modes.
         latent: (n, d) mean of q(latent | spectrum).
@@ -125,7 +126,7 @@ class Passes:
             spectra: the rows of one message, sky fibres included (they tell what the sky subtraction left).
             reasons: (N,) why a row is not eligible; "" if it is.
         """
-        spectra = without_sky_residual(spectra, reasons, self._learned.sky_variance)
+        spectra, sky_known = without_sky_residual(spectra, reasons, self._learned.sky_variance)
         rows = np.flatnonzero(reasons == "")
         first = self.first_pass(spectra.take(rows))
         after = self.petal_step(spectra, reasons, first["mean"], first["variance"])
@@ -135,7 +136,7 @@ class Passes:
         knn_distance = self._knn_distance(first["latent"], spectra.table["targetid"][rows])
         used = ("z", "latent", "mean", "variance", "log_prob", "deviance", "snr")
         return Statistics(
-            group=first["modes"] + len(self._groups) * first["found"],
+            group=first["modes"] + len(self._groups) * (first["found"] + 2 * ~sky_known[rows]),
             spectype=np.array([group.spectype for group in self._groups])[first["modes"]],
             knn_distance=knn_distance,
             values=values,

@@ -33,8 +33,10 @@ BLOCK_STARTS = [first for arm in ARMS for first in range(arm.start, arm.start + 
 BLOCK_SIZES = np.diff([*BLOCK_STARTS, N_PIX]).astype(np.float32)
 
 
-def without_sky_residual(spectra: Spectra, reasons: np.ndarray, sky_variance: Floats) -> Spectra:
-    """The same spectra without the smooth residual of the sky of their petal.
+def without_sky_residual(
+    spectra: Spectra, reasons: np.ndarray, sky_variance: Floats
+) -> tuple[Spectra, NDArray[np.bool_]]:
+    """The same spectra without the smooth residual of the sky of their petal, and in which rows it is known, (N,).
 
     Petals with fewer than MIN_SKY_FIBRES sky fibres, and rows whose petal is not known, keep their flux.
 
@@ -43,7 +45,7 @@ def without_sky_residual(spectra: Spectra, reasons: np.ndarray, sky_variance: Fl
         reasons: (N,) why a row is not eligible; "" if it is, "sky" in sky fibres.
         sky_variance: (7958,) of sky fibres in training, in any unit.
     """
-    flux = spectra.flux
+    flux, known = spectra.flux, np.zeros(len(spectra), bool)
     for petal, rows in petals_of(spectra.table):
         sky = rows[reasons[rows] == "sky"]
         if petal < 0 or len(sky) < MIN_SKY_FIBRES:
@@ -52,7 +54,8 @@ def without_sky_residual(spectra: Spectra, reasons: np.ndarray, sky_variance: Fl
         used = rows[(reasons[rows] == "") | (reasons[rows] == "sky")]
         flux = flux.copy() if flux is spectra.flux else flux
         flux[used] = _taken_off(spectra, used, residual, sky_variance, spectra.ivar[sky])
-    return replace(spectra, flux=flux)
+        known[used] = True
+    return replace(spectra, flux=flux), known
 
 
 def _residual(flux: Floats, ivar: Floats, sky_variance: Floats) -> Floats:

@@ -99,6 +99,12 @@ FAULTS: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
     "noise256+": lambda x: np.where(np.abs(np.arange(N_PIX) - 1000) < 128, 3 * (-1.0) ** np.arange(N_PIX), 0),
     "white128+": lambda x: np.where(np.abs(np.arange(N_PIX) - 4000) < 64, 1.2, 0),
     "fringe_z": lambda x: np.where(np.arange(N_PIX) >= 5077, 0.8 * np.sin(np.arange(N_PIX) / 6), 0),
+    "edge300_r_low": lambda x: np.where(
+        np.arange(N_PIX) // 2751 == 1, 0.15 * light(WAVE) * np.exp(-np.abs(WAVE - 5780) / 300), 0
+    ),
+    "lineset": lambda x: np.sum(
+        [3 * np.exp(-0.5 * ((WAVE - line) / 1.2) ** 2) for line in (3728.5, 4862.7, 5008.2, 6564.6)], axis=0
+    ),
     "shift_z": lambda x: np.where(np.arange(N_PIX) >= 5077, light(WAVE + 0.8) - light(WAVE), 0),
 }
 

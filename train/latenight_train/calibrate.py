@@ -24,7 +24,7 @@ from latenight_train.data import evenly, without_redshift
 from latenight_train.vae import Z_RANGE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from latenight.calibration import Calibration
     from latenight.modes import ModeGroup
     from latenight.passes import Statistics
+    from latenight.spectra import Spectra
     from latenight_train.data import Survey
 
     Folds = Sequence[tuple[NDArray[np.bool_], list[ModeGroup]]]
@@ -40,6 +41,7 @@ NOISE_SPECTRA = 1000  # to measure the noise factors on: 5 % per pixel
 # Of the petals of a fold, each of which is left out once of the tables of p-values: tables without a third of the
 # petals are cautious (a nominal 10 % gives 8.5 %), those without a twelfth are like those of all (9.7 %).
 PARTS = 4
+KINDS = 4  # of spectra: with redshift and sky fibres, without redshift, without sky fibres, without both
 SKY_SPECTRA = 400  # to measure the shape of the sky's variance on
 
 
@@ -99,38 +101,61 @@ def calibrate(
     for k, (fold, models) in enumerate(folds):
         # A fold may have too few spectra for a group; its rows are then scored with the models of another.
         known = np.array([names.index((g.spectype, g.z_min)) for g in models])
-        index = np.concatenate([known, known + len(groups)])
+        index = np.concatenate([known + len(groups) * kind for kind in range(KINDS)])
         settings = {"device": "cpu", "threads": default_threads(), "groups": models}
         passes = Passes(folder, learned, np.array(Z_RANGE), **settings)  # type: ignore[arg-type]
         messages = [(rows, spectra) for rows, spectra in survey.messages() if fold[rows].any()]
         for i, (rows, spectra) in enumerate(tqdm(messages, desc="calibrating", unit="file", disable=None)):
             part = PARTS * k + i % PARTS
             reasons = np.where(fold[rows], survey.reasons[rows], "other fold")
-            if (reasons == "").any():
-                unseen = held_out[rows][reasons == ""]
-                found.append((*_kept(passes(spectra, reasons), index, unseen), part))
-            reasons = np.where(held_out[rows], reasons, "seen")
-            if (reasons == "").any():
-                hidden = replace(spectra, table=without_redshift(spectra.table))
-                found.append((*_kept(passes(hidden, reasons), index), part))
+            unseen = held_out[rows]
+            for version, why in _versions(spectra, reasons, unseen, with_sky=i // PARTS % 2 == 0):
+                if (why == "").any():
+                    found.append((*_kept(passes(version, why), index, unseen[why == ""]), part))
     if not found:
         raise StartupError("no eligible spectrum in the survey: name more coadds")
     *columns, parts = zip(*found, strict=True)
     statistics, group, snr = (np.concatenate(column) for column in columns)
     part_of = np.repeat(parts, [len(rows) for rows in columns[0]])
     spectypes = np.array([g.spectype for g in groups])
-    relatives = [np.flatnonzero(spectypes == mine) for mine in spectypes]
-    without_z = [len(groups) + np.arange(len(groups))] * len(groups)
-    classes = np.append(spectypes, [UNKNOWN] * len(groups))[group]
+    classes = np.append(spectypes, [UNKNOWN] * len(groups))[group % (2 * len(groups))]
     sizes = {name: int(np.count_nonzero(classes == name)) for name in SPECTYPES}
-    return fit_calibration(statistics, group, snr, [*relatives, *without_z], part_of), sizes
+    return fit_calibration(statistics, group, snr, _relatives(spectypes), part_of), sizes
+
+
+def _versions(
+    spectra: Spectra, reasons: np.ndarray, unseen: NDArray[np.bool_], *, with_sky: bool
+) -> Iterator[tuple[Spectra, np.ndarray]]:
+    """A message as it came, and its rows that the network has not seen as if they came without sky or redshift.
+
+    Args:
+        spectra: of a file.
+        reasons: (N,) why a row takes no part; "" if it does.
+        unseen: (N,) rows that the network has not seen.
+        with_sky: whether the version without redshifts has its sky fibres.
+    """
+    yield spectra, reasons
+    reasons = np.where(unseen, reasons, "seen")
+    table = spectra.table.copy()
+    table["petal"] = -1
+    alone, no_sky = replace(spectra, table=table), np.where(reasons == "sky", "not_target", reasons)
+    yield alone, no_sky
+    hidden = spectra if with_sky else alone
+    yield replace(hidden, table=without_redshift(hidden.table)), reasons if with_sky else no_sky
+
+
+def _relatives(spectypes: NDArray[np.str_]) -> list[NDArray[np.intp]]:
+    """For each group of Statistics.group those whose spectra may stand in for its own."""
+    n = len(spectypes)
+    same = [np.flatnonzero(spectypes == mine) for mine in spectypes]
+    every = [np.arange(n)] * n
+    return [rows + kind * n for kind in range(KINDS) for rows in (every if kind % 2 else same)]
 
 
 def _kept(
-    s: Statistics, index: NDArray[np.intp], unseen: NDArray[np.bool_] | None = None
+    s: Statistics, index: NDArray[np.intp], unseen: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float32]]:
     """Statistics, group and S/N of spectra; those that the network has seen tell nothing of its own statistics."""
     statistics = s.stacked()
-    if unseen is not None:
-        statistics[~unseen, : statistics.shape[1] - s.values.shape[1]] = np.nan
+    statistics[~unseen, : statistics.shape[1] - s.values.shape[1]] = np.nan
     return statistics, index[s.group], s.snr

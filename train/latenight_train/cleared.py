@@ -27,5 +27,5 @@ def cleared(survey: Survey, sky_variance: NDArray[np.float32], path: Path) -> Su
     """
     flux = np.lib.format.open_memmap(path, "w+", np.float32, survey.flux.shape)
     for rows, spectra in survey.messages():
-        flux[rows] = without_sky_residual(spectra, survey.reasons[rows], sky_variance).flux
+        flux[rows] = without_sky_residual(spectra, survey.reasons[rows], sky_variance)[0].flux
     return replace(survey, flux=flux)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latenight.channels import BALMER_SPEEDS, BLUE_LENGTHS, MIDDLE
+from latenight.channels import BALMER_SPEEDS, BLUE_LENGTHS, EDGE_LENGTHS, EDGES, MIDDLE
 from latenight.spectra import ARMS, PIXEL
 from latenight_train.blocks import ARM_OF_BLOCK, BLOCK_WAVE, PIXELS_PER_ARM, part, window_sums
 from latenight_train.modes import N_MODES
@@ -42,6 +42,12 @@ LINE_SETS = (
     ((3728.5, 1.0), (4862.7, 0.6), (4960.3, 0.5), (5008.2, 1.2), (6564.6, 1.2), (6585.3, 0.5)),
     ((3728.5, 1.0), (4862.7, 0.5), (6564.6, 1.3), (6585.3, 0.8), (6725.0, 0.6)),
 )
+# Lines of a galaxy that are stronger together than its modes allow, [O III] and H beta by themselves as well.
+OWN_SETS = (
+    {3728.5: 1.0, 4862.7: 0.6, 5008.2: 1.2, 6564.6: 1.2},
+    {3728.5: 1.0, 4862.7: 0.5, 6564.6: 1.3, 6725.0: 0.8},
+    {4862.7: 0.35, 5008.2: 1.0},
+)
 Z_MIN, Z_MAX, Z_STEP = 0.02, 1.4, 1.6e-4  # the step is one of ln(1 + z)
 N_SECOND = int(np.log((1 + Z_MAX) / (1 + Z_MIN)) / Z_STEP)
 TAKES_OVER = (3600.0, 5780.0, 7570.0, 9824.0)  # where one arm takes over from the next [A]
@@ -53,6 +59,7 @@ class Patterns(nn.Module):
     ln_wave: Tensor
     grid: Tensor
     lines: Tensor
+    own_sets: Tensor
     broad: Tensor
     winds: Tensor
     waves: Tensor
@@ -66,6 +73,8 @@ class Patterns(nn.Module):
         grid = (REST[0], 1 / (REST[1] - REST[0]), len(REST) - 1)
         self.register_buffer("grid", torch.tensor(grid, dtype=torch.float64))
         self.register_buffer("lines", torch.tensor(LINES))
+        sets = [[strengths.get(line, 0.0) for strengths in OWN_SETS] for line in LINES]
+        self.register_buffer("own_sets", torch.tensor(sets))
         self.register_buffer("broad", torch.from_numpy(broad_line_shapes()).float())
         self.register_buffer("winds", torch.from_numpy(trough_shapes()).float())
         self.register_buffer("waves", torch.from_numpy(fourier()).float())
@@ -121,7 +130,14 @@ class Patterns(nn.Module):
             shown = (at >= 0) & (at < arm.n - 4) & (here.abs() > t.abs())
             t = torch.where(shown, here, t)
         squares = t.clamp(-10, 10).square().sum(1, keepdim=True)
-        return [self.extremes("line", t, z1), (("lines",), squares, None)]
+        return [self.extremes("line", t, z1), (("lines",), squares, None), self.together(t)]
+
+    def together(self, t: Tensor) -> Found:
+        """The best of OWN_SETS as a whole, from the significance of lines, (N, lines), 0 where one is not seen."""
+        total = (t != 0).to(t.dtype) @ self.own_sets.square()
+        sets = t.clamp(-15, 15) @ self.own_sets / total.clamp(min=0.1).sqrt()
+        best = torch.where(total > 0.1, sets, torch.full((), -1e9)).amax(1, keepdim=True)
+        return ("lineset",), torch.where(best > -1e8, best, torch.full((), torch.nan)), None
 
     def fringes(self, s: Solved) -> list[Found]:
         """Periodograms (Hann window) of half-overlapping segments: mean, largest, sum of two neighbours."""
@@ -162,7 +178,10 @@ class Patterns(nn.Module):
 
 
 FAULTS = {
-    MODEL: tuple(f"gain_{arm.name}" for arm in ARMS),
+    MODEL: (
+        *(f"gain_{arm.name}" for arm in ARMS),
+        *(f"edge{length:.0f}_{arm}_{side}" for length in EDGE_LENGTHS for arm, side in EDGES),
+    ),
     SKY_SIGMA: (
         *(f"offset_{arm.name}_{side}" for arm in ARMS for side in ("low", "high")),
         *(f"offset_{arm.name}" for arm in ARMS),
@@ -186,7 +205,17 @@ def fault_shapes() -> dict[int, NDArray[np.float64]]:
     blue = np.stack([arms[0] * np.exp(-(BLOCK_WAVE - 3600.0) / length) for length in BLUE_LENGTHS])
     parts = np.stack([arms[1] + arms[2], arms[2] * (BLOCK_WAVE < 8600), arms[2] * (BLOCK_WAVE >= 8600)])
     sky = np.concatenate([halves, arms, blue])
-    return {MODEL: arms, SKY_SIGMA: sky, SLOPE: arms, SKY_LINES: np.concatenate([arms, parts])}
+    gains = np.concatenate(
+        [arms, [edge(arm, side, length) for length in EDGE_LENGTHS for arm, side in EDGES]]
+    )
+    return {MODEL: gains, SKY_SIGMA: sky, SLOPE: arms, SKY_LINES: np.concatenate([arms, parts])}
+
+
+def edge(arm: str, side: str, length: float) -> NDArray[np.float64]:
+    """A fault of one arm that fades away from where its neighbour takes over, (543,)."""
+    number = "brz".index(arm)
+    place = TAKES_OVER[number + (side == "high")]
+    return np.asarray((number == ARM_OF_BLOCK) * np.exp(-np.abs(BLOCK_WAVE - place) / length))
 
 
 def gaussians(x: NDArray[np.float64]) -> NDArray[np.float64]:
