@@ -18,7 +18,7 @@ CAPACITY = 1000
 
 
 class RememberingPasses(Passes):
-    """Passes whose first pass, which takes 85 % of the time, remembers the rows that it saw last."""
+    """Passes whose first pass remembers the rows that it saw last, the search for their redshifts included."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
