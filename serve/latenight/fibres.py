@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latenight.spectra import ARMS
+from latenight.spectra import ARMS, N_PIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +57,23 @@ def ordinary_fibres(sigmas: Floats, n_good: Floats) -> NDArray[np.bool_]:
     different = (away > DIFFERENT * 1.4826 * np.maximum(np.median(away, axis=0), 1e-6)).any(axis=1)
     # Where more than half differ there is no norm to differ from.
     return ~different if 2 * np.count_nonzero(different) <= len(different) else np.ones(len(sigmas), bool)
+
+
+def pattern_sums(rest: Floats, pattern: Floats, fibres: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Sums over some fibres of pattern times clipped residual and of pattern squared, (7958,) each."""
+    products, squares = np.zeros((2, N_PIX), np.float32)
+    for rows in chunks(len(rest)):
+        of_fibres = fibres[rows].astype(np.float32)[:, None] * pattern[rows]
+        clipped = np.clip(rest[rows], -CLIP, CLIP)
+        products += np.einsum("np,np->p", clipped, of_fibres)
+        squares += np.einsum("np,np->p", of_fibres, of_fibres)
+    return products, squares
+
+
+def take_off(rest: Floats, amplitude: Floats, pattern: Floats) -> None:
+    """Subtract amplitude (7958,) times pattern (n, 7958) from rest (n, 7958), in place."""
+    for rows in chunks(len(rest)):
+        rest[rows] -= amplitude * pattern[rows]
 
 
 def around(values: NDArray[np.floating], pixels: int) -> NDArray[np.float64]:

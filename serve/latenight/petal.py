@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latenight.fibres import CLIP, around, chunks, half_sums, ordinary_fibres, petals_of
+from latenight.fibres import around, chunks, half_sums, ordinary_fibres, pattern_sums, petals_of, take_off
 from latenight.skyfibres import sky_sigma
 from latenight.spectra import MAX_FLUX, N_PIX
 
@@ -186,13 +186,13 @@ def shared(r: Residuals, sky: Floats, pixel_noise: Floats, *, in_common: bool = 
     ordinary = np.ones(len(sky), bool)
     # More than one round: what is common may exceed CLIP, and fibres that differ must go first.
     for _ in range(ROUNDS):
-        products, squares = _products(s.rest, s.sky, ordinary)
+        products, squares = pattern_sums(s.rest, s.sky, ordinary)
         more = products / (squares + 1 / SKY_PRIOR**2)
         residual += more
-        _take_off(s.rest, more, s.sky)
+        take_off(s.rest, more, s.sky)
         ordinary = ordinary_fibres(s.rest, s.n_good)
-    gain = _common_gain(*_products(s.rest, s.model, ordinary))
-    _take_off(s.rest, gain, s.model)
+    gain = _common_gain(*pattern_sums(s.rest, s.model, ordinary))
+    take_off(s.rest, gain, s.model)
     return Shared(residual, gain, _noise(s, ordinary, pixel_noise))
 
 
@@ -214,23 +214,6 @@ def _in_sigma(r: Residuals, sky: Floats) -> Sigmas:
         n_good[rows] = half_sums(good[rows].astype(np.float32))
         snr[rows] = root.sum(axis=1) / np.maximum(n_good[rows].sum(axis=1), 1)
     return Sigmas(rest, sky_sigmas, model, good, n_good, snr)
-
-
-def _products(rest: Floats, pattern: Floats, fibres: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Sums over some fibres of pattern times clipped residual and of pattern squared, (7958,) each."""
-    products, squares = np.zeros((2, N_PIX), np.float32)
-    for rows in chunks(len(rest)):
-        of_fibres = fibres[rows].astype(np.float32)[:, None] * pattern[rows]
-        clipped = np.clip(rest[rows], -CLIP, CLIP)
-        products += np.einsum("np,np->p", clipped, of_fibres)
-        squares += np.einsum("np,np->p", of_fibres, of_fibres)
-    return products, squares
-
-
-def _take_off(rest: Floats, amplitude: Floats, pattern: Floats) -> None:
-    """Subtract amplitude (7958,) times pattern (n, 7958) from rest (n, 7958), in place."""
-    for rows in chunks(len(rest)):
-        rest[rows] -= amplitude * pattern[rows]
 
 
 def _common_gain(products: Floats, squares: Floats) -> Floats:

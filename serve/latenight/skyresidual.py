@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latenight.fibres import CLIP, around, chunks, half_sums, ordinary_fibres, petals_of
+from latenight.fibres import around, chunks, half_sums, ordinary_fibres, pattern_sums, petals_of, take_off
 from latenight.skyfibres import MIN_SKY_FIBRES, sky_sigma
 from latenight.spectra import ARMS, MAX_FLUX, MAX_IVAR, N_PIX
 
@@ -67,11 +67,10 @@ def _residual(flux: Floats, ivar: Floats, sky_variance: Floats) -> Floats:
     n_good = half_sums(good.astype(np.float32))
     residual, ordinary = np.zeros(N_PIX, np.float32), np.ones(len(flux), bool)
     for _ in range(ROUNDS):
-        products = (np.clip(rest, -CLIP, CLIP) * pattern)[ordinary].sum(axis=0)
-        squares = np.square(pattern)[ordinary].sum(axis=0)
-        more = around(products, PIXELS) / (around(squares, PIXELS) + 1 / PRIOR**2)
-        residual += more.astype(np.float32)
-        rest = rest - more.astype(np.float32) * pattern
+        above, total = (around(sums, PIXELS) for sums in pattern_sums(rest, pattern, ordinary))
+        more = (above / (total + 1 / PRIOR**2)).astype(np.float32)
+        residual += more
+        take_off(rest, more, pattern)
         ordinary = ordinary_fibres(rest, n_good)
     return residual
 
