@@ -16,7 +16,13 @@ CHUNKS = (16, 64, 256)
 # The middle of each arm, where two amplifiers meet [A].
 MIDDLE = {"b": 4730.0, "r": 6690.0, "z": 8670.0}
 BLUE_LENGTHS = (150.0, 350.0, 800.0)  # of an offset that fades from 3600 A to the red [A]
-# Where one arm hands over to the next, (arm, end of it): faults of the dichroics fade away from there so fast [A].
+TAKES_OVER = (
+    3600.0,
+    5780.0,
+    7570.0,
+    9824.0,
+)  # where one arm takes over from the one before, and the last ends [A]
+# Ends of an arm at which it meets another, (arm, end of it): faults of the dichroics fade away from there so fast [A].
 EDGES = (("b", "high"), ("r", "low"), ("r", "high"), ("z", "low"))
 EDGE_LENGTHS = (300.0, 900.0)
 BALMER_SPEEDS = (800.0, 1700.0, 3500.0)  # km/s
@@ -72,8 +78,7 @@ def _edges() -> list[Statistic]:
     found = []
     for length in EDGE_LENGTHS:
         for name, side in EDGES:
-            arm = ARMS["brz".index(name)]
-            end = arm.wave_min if side == "low" else arm.wave_min + PIXEL * arm.n
+            end = TAKES_OVER["brz".index(name) + (side == "high")]
             centre = end + (length / 2 if side == "low" else -length / 2)
             found.append(Statistic(f"edge{length:.0f}_{name}_{side}", "fault", 0, centre, length))
     return found

@@ -13,6 +13,7 @@ from latenight.channels import PASS2
 from latenight.modes import weights_of
 from latenight.spectra import ARMS, N_JOINT, N_PIX, WAVE, WAVE_JOINT
 from latenight_train.blocks import INSIDE, N_STACKED, stacked, stacked_joint, window_sums
+from latenight_train.miscalibration import SKY_BANDS
 from latenight_train.modes import N_COLUMNS, N_MODES, QUIET
 from latenight_train.second import SIZE, SecondSolve
 from latenight_train.statistics import Statistics
@@ -144,6 +145,23 @@ def test_what_modes_and_calibration_explain_is_no_anomaly() -> None:
     found, _ = statistics(rows)
     for name in ("white256+", "white1024-", "offset_r_low", "block64", "chi2"):
         assert np.abs(of(found, name) - of(expected, name)).max() < 0.6, name
+
+
+def test_errors_of_sky_lines_that_fibres_have_of_their_own_are_allowed_for() -> None:
+    """Three prior widths of light on a band of sky lines are less than 3 sigma; broad windows do not even see ten."""
+    rows = inputs(20, seed=6)
+    band = (np.arange(N_PIX) >= ARMS[2].start) & (np.abs(WAVE - 9450) < 150)
+    rows["sky"][:, band & (np.random.default_rng(6).random(N_PIX) < 0.3)] = 4.0
+    lines = STATISTICS.solve.line_excess(stacked(torch.from_numpy(rows["sky"][:1]))).reshape(3, -1)
+    at_arms = torch.cat([mine[: arm.n] for mine, arm in zip(lines, ARMS, strict=True)]).numpy()
+
+    def median(name: str, widths: float) -> float:
+        light = widths * SKY_BANDS * np.where(band, at_arms, 0)
+        changed = {**rows, "flux": (rows["flux"] + light).astype(np.float32)}
+        return float(np.median(of(statistics(changed)[0], name)))
+
+    assert 0.5 < median("skylines_z", 3) < 3  # 5.5 if the lines were exact
+    assert median("white256+", 10) < median("white256+", 0) + 1.5  # 4.8 more
 
 
 def test_garbage_in_bad_pixels_does_not_matter() -> None:

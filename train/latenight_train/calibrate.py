@@ -14,13 +14,13 @@ import numpy as np
 from tqdm import tqdm
 
 from latenight import petal
-from latenight.calibration import fit_calibration
 from latenight.errors import StartupError
 from latenight.passes import Passes, at_arms
 from latenight.skyfibres import known_median, known_variance, sky_sigma
 from latenight.spectra import N_PIX, SPECTYPES, UNKNOWN
 from latenight.threads import default_threads
 from latenight_train.data import evenly, without_redshift
+from latenight_train.learn_calibration import fit_calibration
 from latenight_train.vae import Z_RANGE
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latenight.channels import BALMER_SPEEDS, BLUE_LENGTHS, EDGE_LENGTHS, EDGES, MIDDLE
+from latenight.channels import BALMER_SPEEDS, BLUE_LENGTHS, EDGE_LENGTHS, EDGES, MIDDLE, TAKES_OVER
 from latenight.spectra import ARMS, PIXEL
 from latenight_train.blocks import ARM_OF_BLOCK, BLOCK_WAVE, PIXELS_PER_ARM, part, window_sums
 from latenight_train.modes import N_MODES
@@ -50,7 +50,6 @@ OWN_SETS = (
 )
 Z_MIN, Z_MAX, Z_STEP = 0.02, 1.4, 1.6e-4  # the step is one of ln(1 + z)
 N_SECOND = int(np.log((1 + Z_MAX) / (1 + Z_MIN)) / Z_STEP)
-TAKES_OVER = (3600.0, 5780.0, 7570.0, 9824.0)  # where one arm takes over from the next [A]
 
 
 class Patterns(nn.Module):

@@ -1,7 +1,8 @@
 """The second solve: what the modes and errors of calibration cannot explain, and how far they could have.
 
-A spectrum is its group's modes B, as in pass 1, and modes O of an imperfect calibration of this one object: gains
-of arms and smooth gains (times the reconstruction), a shift in wavelength, a smooth error of the sky. With
+A spectrum is its group's modes B, as in pass 1, and modes O of an imperfect calibration of this one object
+(miscalibration.py): gains of arms and smooth gains (times the reconstruction), a shift in wavelength, errors of the
+sky. With
 M = [B, O], weights W = 1 / (1/ivar + variance + line errors) and priors P,
 
     residual r = y - M c,  c = (M'WM + P)^-1 M'Wy,
@@ -16,17 +17,15 @@ pass over it costs .1 ms a spectrum, and what comes later needs no other.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from latenight.spectra import PIXEL
 from latenight_train.blocks import (
-    ARM_OF_BLOCK,
     BLOCK,
-    BLOCK_WAVE,
     INSIDE,
     N_BLOCKS,
     N_STACKED,
@@ -39,15 +38,15 @@ from latenight_train.blocks import (
     stacked,
     stacked_joint,
 )
+from latenight_train.miscalibration import gains, shifts, skies, sky_bands
 from latenight_train.modes import N_MODES, QUIET
 from latenight_train.pixels import clean, nearest, profile_at
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 OUTLIER = 5.0  # sigma; pixels beyond weigh as much as this in the solve
 STEPS = 2  # of the solve, each for the change: what float32 lost in the first is made good
-# Widths of the priors: gain of an arm, smooth gain and tilt, shift in ln(wavelength), sky in units of its sigma.
-ARM_GAIN, SMOOTH_GAIN, SHIFT, SKY = 0.008, 0.01, 1.5e-4, 0.05
-N_GAINS, N_SKIES = 10, 7
-SIZE = N_MODES + N_GAINS + 1 + N_SKIES
 LINE_BLOCKS = 7  # 90 A: the dark sky, or the continuum, around a line
 # No linear model knows every line to the end: what it misses grows with the line. As a part of the line's strength;
 # recall at 1 % false alerts on a simulated night with 0, .08, .15 and .3: .348, .362, .378 and .364.
@@ -57,24 +56,9 @@ ELIMINATED = 10  # rows that the elimination takes at once
 # What a pattern is made of: 1 in sigma, and model, sky, slope of the model, sky lines, and 1.
 WHITE, MODEL, SKY_SIGMA, SLOPE, SKY_LINES, PLAIN = range(6)
 N_INGREDIENTS = 6
-# Those that calibration modes are made of.
-OWN = 3
-
-
-def gains() -> Tensor:
-    """Shapes of gains, (543, 10), times the widths of their priors: arms, three waves, tilt."""
-    x = (BLOCK_WAVE - 3600.0) / 6224.0
-    arms = [np.where(k == ARM_OF_BLOCK, ARM_GAIN, 0.0) for k in range(3)]
-    waves = [SMOOTH_GAIN * f(np.pi * k * x) for f in (np.cos, np.sin) for k in (1, 2, 3)]
-    tilt = SMOOTH_GAIN * (BLOCK_WAVE - 6500.0) / 3000.0
-    return torch.from_numpy(np.stack([*arms, *waves, tilt], axis=1)).float()
-
-
-def skies() -> Tensor:
-    """Shapes of a smooth error of the sky, (543, 7), times the width of their prior."""
-    x = (BLOCK_WAVE - 3600.0) / 6224.0
-    waves = [f(np.pi * k * x) for f in (np.cos, np.sin) for k in (1, 2, 3)]
-    return SKY * torch.from_numpy(np.stack([np.ones(N_BLOCKS), *waves], axis=1)).float()
+# Those that calibration modes are made of, in this order.
+OWN = {MODEL: gains, SKY_SIGMA: skies, SLOPE: shifts, SKY_LINES: sky_bands}
+SIZE = N_MODES + sum(shapes().shape[1] for shapes in OWN.values())
 
 
 @dataclass(frozen=True)
@@ -85,9 +69,9 @@ class Solved:
         x: (n, 8688) residual in sigma. good: (n, 8688) 1 in good pixels. quiet: (n, 8688) 1 away from restless lines.
         products: (n, 6, 543) block sums of residual times ingredient times W (ingredient 0: x).
         squares: (n, 6, 543) block sums of ingredient^2 times W (ingredient 0: number of good pixels).
-        projections: for each ingredient (n, 543, 50), block sums of M times ingredient times W (0: M sqrt(W)).
-        whitener: (n, 50, 50) R with R'R = (M'WM + P)^-1.
-        change: (n, 50) coefficients of the solve, those of calibration in units of their priors.
+        projections: for each ingredient (n, 543, 60), block sums of M times ingredient times W (0: M sqrt(W)).
+        whitener: (n, 60, 60) R with R'R = (M'WM + P)^-1.
+        change: (n, 60) coefficients of the solve, those of calibration in units of their priors.
     """
 
     x: Tensor
@@ -116,8 +100,6 @@ class SecondSolve(nn.Module):
 
     inside: Tensor
     ln_wave: Tensor
-    gains: Tensor
-    skies: Tensor
     unit: Tensor
     own_prior: Tensor
     per_ln_wave: Tensor
@@ -128,8 +110,8 @@ class SecondSolve(nn.Module):
         self.register_buffer("inside", torch.from_numpy(INSIDE))
         self.register_buffer("ln_wave", torch.log(torch.from_numpy(wave)))
         self.register_buffer("per_ln_wave", torch.from_numpy(wave / (2 * PIXEL)).float())
-        self.register_buffer("gains", gains())
-        self.register_buffer("skies", skies())
+        for ingredient, shapes in OWN.items():
+            self.register_buffer(f"own_{ingredient}", torch.from_numpy(shapes()).float())
         self.register_buffer("unit", torch.eye(SIZE))
         self.register_buffer("own_prior", torch.diag((torch.arange(SIZE) >= N_MODES).float()))
         self.below = torch.split(torch.tril(torch.ones(ELIMINATED, ELIMINATED), -1), 1, dim=1)
@@ -182,7 +164,7 @@ class SecondSolve(nn.Module):
             [good, model * root, sky * root, self.slope(model) * root, self.line_excess(sky) * root, root], 1
         )
         robust = torch.cat([good[:, None], ingredients[:, WHITE + 1 :] / less[:, None]], dim=1)
-        own = robust[:, WHITE + 1 : WHITE + 1 + OWN]  # model, sky and slope
+        own = robust[:, WHITE + 1 : PLAIN]
         at = nearest(self.ln_wave, z, grid)
         weighted = functional.embedding(at, modes) * robust[:, PLAIN, :, None]
         projections = self.projections(weighted, own, robust)
@@ -192,7 +174,7 @@ class SecondSolve(nn.Module):
         residual, change = before, torch.zeros_like(system[:, :, :1])
         for _ in range(STEPS):
             right = self.pull(residual, weighted, own) - self.prior_pull(precision, coefficients, change)
-            change = change + whitener.transpose(1, 2) @ (whitener @ right)  # (N, 50, 1)
+            change = change + whitener.transpose(1, 2) @ (whitener @ right)  # (N, 60, 1)
             residual = before - self.explained(change, weighted, own)
         x = residual * less
         quiet = (profile_at(profiles, QUIET, at) > 0.5).to(good.dtype)
@@ -228,48 +210,49 @@ class SecondSolve(nn.Module):
         return torch.where(excess > 0.01 * around, excess, torch.zeros(()))
 
     def projections(self, weighted: Tensor, own: Tensor, ingredients: Tensor) -> tuple[Tensor, ...]:
-        """For each ingredient the block sums of its products with the columns of M, (N, 543, 50).
+        """For each ingredient the block sums of its products with the columns of M, (N, 543, 60).
 
         Args:
             weighted: (N, 8688, N_MODES) modes times sqrt(W), and so are the others.
-            own: (N, 3, 8688) what calibration modes are made of.
+            own: (N, 4, 8688) what calibration modes are made of.
             ingredients: (N, 6, 8688).
         """
         rows = ingredients.reshape(-1, N_INGREDIENTS, N_BLOCKS, BLOCK).transpose(1, 2)
         modes = rows @ weighted.reshape(-1, N_BLOCKS, BLOCK, N_MODES)  # (N, 543, 6, 32)
         found = []
         for k in range(N_INGREDIENTS):
-            mine = block_sums(own * ingredients[:, k : k + 1])[:, :, :, None]
-            model, sky, slope = mine.unbind(1)
-            columns = [modes[:, :, k], model * self.gains, slope * SHIFT, sky * self.skies]
-            found.append(torch.cat(columns, dim=2))
+            mine = block_sums(own * ingredients[:, k : k + 1])[:, :, :, None].unbind(1)
+            columns = [sums * shapes for sums, shapes in zip(mine, self.shapes(), strict=True)]
+            found.append(torch.cat([modes[:, :, k], *columns], dim=2))
         return tuple(found)
 
-    def own(self, model: Tensor, slope: Tensor, sky: Tensor) -> tuple[Tensor, ...]:
-        """Block sums (N, 543, q) of things times model, slope and sky -> of O' times them, (N, 10, 1, 7; q)."""
-        return self.gains.T @ model, SHIFT * slope.sum(1, keepdim=True), self.skies.T @ sky
+    def shapes(self) -> list[Tensor]:
+        """Shapes (543, q) of the calibration modes of each ingredient, in the order of OWN."""
+        return [self.get_buffer(f"own_{ingredient}") for ingredient in OWN]
+
+    def own(self, sums: Sequence[Tensor]) -> list[Tensor]:
+        """O' times things, (N, q, p) for each of OWN, from the block sums (N, 543, p) of its ingredient times them."""
+        return [shapes.T @ mine for shapes, mine in zip(self.shapes(), sums, strict=True)]
 
     def pull(self, residual: Tensor, weighted: Tensor, own: Tensor) -> Tensor:
-        """M'W residual, (N, 50, 1), of a residual (N, 8688) that is times sqrt(W) as M is."""
-        model, sky, slope = block_sums(own * residual[:, None])[:, :, :, None].unbind(1)
+        """M'W residual, (N, 60, 1), of a residual (N, 8688) that is times sqrt(W) as M is."""
+        sums = block_sums(own * residual[:, None])[:, :, :, None].unbind(1)
         modes = weighted.transpose(1, 2) @ residual[:, :, None]
-        return torch.cat([modes, *self.own(model, slope, sky)], dim=1)
+        return torch.cat([modes, *self.own(sums)], dim=1)
 
     def prior_pull(self, precision: Tensor, coefficients: Tensor, change: Tensor) -> Tensor:
-        """P times all coefficients, (N, 50, 1)."""
+        """P times all coefficients, (N, 60, 1)."""
         b, own = torch.split(change, [N_MODES, SIZE - N_MODES], dim=1)
         return torch.cat([precision @ (coefficients[:, :, None] + b), own], dim=1)
 
     def system(self, modes_part: Tensor, projections: tuple[Tensor, ...]) -> Tensor:
-        """M'WM + P, (N, 50, 50)."""
-        lower = torch.cat(
-            self.own(*(projections[k] for k in (MODEL, SLOPE, SKY_SIGMA))), dim=1
-        )  # (N, 18, 50)
+        """M'WM + P, (N, 60, 60)."""
+        lower = torch.cat(self.own([projections[k] for k in OWN]), dim=1)  # (N, 28, 60)
         upper = torch.cat([modes_part, lower[:, :, :N_MODES].transpose(1, 2)], dim=2)
         return torch.cat([upper, lower], dim=1) + self.own_prior
 
     def whitener_of(self, system: Tensor) -> Tensor:
-        """R with R'R = system^-1, (N, 50, 50): the inverse of its Cholesky factor, ELIMINATED rows at a time.
+        """R with R'R = system^-1, (N, 60, 60): the inverse of its Cholesky factor, ELIMINATED rows at a time.
 
         ONNX has no solver. The diagonal is scaled to 1 first. With A = [[A1, A2'], [A2, A3]] and r'r = A1^-1, the
         first rows of R are [r, 0], and A3 - (r A2')'(r A2') is factored next.
@@ -307,7 +290,9 @@ class SecondSolve(nn.Module):
 
     def explained(self, change: Tensor, weighted: Tensor, own: Tensor) -> Tensor:
         """What the solve takes away, (N, 8688), times sqrt(W)."""
-        b, g, d, h = torch.split(change, [N_MODES, N_GAINS, 1, N_SKIES], dim=1)
-        model, sky, slope = own.reshape(-1, OWN, N_BLOCKS, BLOCK).unbind(1)
-        calibration = (self.gains @ g) * model + (SHIFT * d) * slope + (self.skies @ h) * sky
-        return (weighted @ b).flatten(1) + calibration.flatten(1)
+        parts = torch.split(change, [N_MODES, *(shapes.shape[1] for shapes in self.shapes())], dim=1)
+        ingredients = own.reshape(-1, len(OWN), N_BLOCKS, BLOCK).unbind(1)
+        fitted = (weighted @ parts[0]).flatten(1)
+        for shapes, mine, light in zip(self.shapes(), parts[1:], ingredients, strict=True):
+            fitted = fitted + ((shapes @ mine) * light).flatten(1)
+        return fitted

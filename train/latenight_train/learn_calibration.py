@@ -1,0 +1,193 @@
+"""Held-out ordinary spectra -> the tables of p-values that latenight.calibration reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from latenight.calibration import (
+    LEAST_P,
+    Q90,
+    SINGLE,
+    Calibration,
+    Table,
+    comparable,
+    log_snr_of,
+    p_values,
+    smallest_of,
+    standardised,
+)
+from latenight.channels import FAMILIES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+N_BINS = 12  # bins in log S/N
+MIN_PER_BIN = 100  # spectra; a 90 % quantile of fewer errs by more than a tenth of a sigma
+MIN_PER_GROUP = 200  # groups with fewer spectra use those of their relatives, or of all
+# Spectra of a bin that a statistic must cover, else it goes by a bin that is so many times WIDER (the network's
+# statistics are known of a quarter).
+MIN_COVERED, WIDER = 50, 4
+N_QUANTILES = 2001
+Q97 = 1.8808  # of a normal distribution
+# Held-out spectra this far out in this share of their statistics are no part of what is ordinary. Those that are far
+# out in a few only stay: lines of active stars and nuclei are, and the rate of false alerts must count them.
+WILD_SIGMA, WILD_SHARE = 6.0, 0.25
+# A spectrum tells of the steepness of a tail down to this factor below its start, as many as BELIEF of the slope that
+# the sample's quantiles have: what strays further may be no ordinary spectrum. Half of the statistics turn out .85 as
+# steep or less, some half. Recall at measured 1, .5 and .1 % on two nights whose tails came from the other, without
+# and with it: .55 .49 .34 / .56 .52 .38 and .53 .46 .24 / .54 .50 .29.
+FAR, BELIEF = 100.0, 10.0
+
+
+def fit_calibration(
+    statistics: Array,
+    group: NDArray[np.int64],
+    snr: NDArray[np.float32],
+    relatives: Sequence[NDArray[np.int64]],
+    fold: NDArray[np.int64],
+) -> Calibration:
+    """Learn the calibration from held-out ordinary spectra.
+
+    The p of a spectrum within the sample that they were read off are not those of a new one: the smallest of a hundred
+    shows it, and petals differ. So the distribution of the smallest p is that of spectra whose own fold was left out:
+    the more folds, the more the tables without one are like those of all (a nominal 10 % gave 8.5 % with 3 folds, 9.7 %
+    with 12).
+
+    Args:
+        statistics: (N, C) in the order of channels.STATISTICS, NaN where one does not cover a spectrum.
+        group: (N,) index of the group of each spectrum.
+        snr: (N,) mean signal-to-noise per pixel.
+        relatives: for each group, the groups whose spectra stand in where it has too few of its own.
+        fold: (N,) part of the petals that each spectrum belongs to.
+    """
+    log_snr = log_snr_of(snr)
+    values = comparable(statistics)
+    samples = [_sample(group, k, like) for k, like in enumerate(relatives)]
+    single = _fit_table(values, samples, log_snr)
+    wild = _wild(single, values, group, log_snr)
+    samples = [sample & ~wild for sample in samples]
+    single = _fit_table(values, samples, log_snr)
+    p = p_values(single, SINGLE, values, group, log_snr)
+    parts = [(fold == k, _without(samples, fold == k)) for k in np.unique(fold)]
+    for mine, others in parts:
+        table = _fit_table(values, others, log_snr)
+        unseen = p_values(table, SINGLE, values[mine], group[mine], log_snr[mine])
+        # What no other fold covers has only itself to go by.
+        p[mine] = np.where(unseen < 1, unseen, p[mine])
+    smallest = np.empty((len(values), len(FAMILIES) + 1))
+    for mine, others in parts:
+        smallest[mine] = smallest_of(_steeper(p[mine], _steepness(p, others)[group[mine]]))
+    # A family that does not cover a spectrum has p = 1 there, which tells nothing of where it does.
+    known = np.where(smallest < 1, -np.log(smallest), np.nan)
+    single = replace(single, steepness=_steepness(p, samples))
+    return Calibration(single, _fit_table(known, samples, log_snr))
+
+
+def _without(samples: Sequence[NDArray[np.bool_]], fold: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """The samples without the spectra of one fold, where that leaves any."""
+    return [left if (left := sample & ~fold).any() else sample for sample in samples]
+
+
+def _steeper(p: Array, steepness: Array) -> Array:
+    """What p-values become with steeper tails, (n, C) all."""
+    tail = SINGLE.start * (p / SINGLE.start) ** steepness
+    return np.where(p < SINGLE.start, np.maximum(tail, LEAST_P), p)
+
+
+def _steepness(p: Array, samples: Sequence[NDArray[np.bool_]]) -> Array:
+    """By how much steeper than they are the tails of p-values (N, C) should fall in each sample (N,), (G, C).
+
+    Beyond the start -ln p should be exponential with scale 1; this is its inverse scale by maximum likelihood, of
+    values censored at FAR (Cox and Oakes 1984, Analysis of Survival Data, 3.2), drawn to 1.
+    """
+    beyond = np.clip(np.log(SINGLE.start / p), 0, np.log(FAR))
+    seen = (beyond > 0) & (beyond < np.log(FAR))
+    return np.array([(seen[s].sum(axis=0) + BELIEF) / (beyond[s].sum(axis=0) + BELIEF) for s in samples])
+
+
+def _wild(table: Table, values: Array, group: NDArray[np.int64], log_snr: Array) -> NDArray[np.bool_]:
+    """Spectra that are far out in many statistics at once, (N,): broken, or at a wrong redshift."""
+    wild = np.zeros(len(values), bool)
+    for k in np.unique(group):
+        mine = group == k
+        bins = table.log_snr[k], table.median[k], table.scale[k], table.scale[k]  # no allowance for tails
+        x = standardised(values[mine], log_snr[mine], *bins)
+        wild[mine] = (x > WILD_SIGMA).mean(axis=1) > WILD_SHARE
+    return wild
+
+
+def _sample(group: NDArray[np.int64], k: int, like: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """The spectra that tell of group k, (N,): its own, its relatives', or all."""
+    for sample in (group == k, np.isin(group, like)):
+        if np.count_nonzero(sample) >= MIN_PER_GROUP:
+            return np.asarray(sample)
+    return np.ones(len(group), bool)
+
+
+def _fit_table(values: Array, samples: Sequence[NDArray[np.bool_]], log_snr: Array) -> Table:
+    plain = np.ones(values.shape[1])  # steepness
+    rows = [(*_fit_group(values[s], log_snr[s]), plain, np.count_nonzero(s)) for s in samples]
+    return Table(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def _fit_group(values: Array, log_snr: Array) -> tuple[Array, ...]:
+    """Bin centres (B,), median, scale and stretch (B, C), quantiles of the standardised values (C, Q).
+
+    A statistic that covers too few spectra of a wider bin, too, keeps NaN there: it stays missing.
+    """
+    n_bins = min(N_BINS, max(len(values) // MIN_PER_BIN, 1))
+    bins, wider = _bins(log_snr, n_bins), _bins(log_snr, max(n_bins // WIDER, 1))
+    centres, wide_centres = (np.array([np.median(log_snr[b]) for b in some]) for some in (bins, wider))
+    nearest = np.abs(centres[:, None] - wide_centres).argmin(axis=1)
+    fine, wide = _quantiles(values, bins), _quantiles(values, wider)[:, nearest]
+    median, q90, q97 = np.where(np.isfinite(fine), fine, wide)
+    scale = np.maximum((q90 - median) / Q90, 1e-4)
+    stretch = scale * _smooth(np.maximum((q97 - q90) / (Q97 - Q90), 1e-4) / scale)
+    # All groups get the same number of bins, so that the table is one array; repeated centres do no harm.
+    at = np.linspace(0, len(bins) - 1, N_BINS).round().astype(int)
+    table = centres[at], median[at], scale[at], stretch[at]
+    x = standardised(values, log_snr, *table)
+    return *table, np.array([_every_quantile(column[np.isfinite(column)]) for column in x.T])
+
+
+def _every_quantile(values: Array) -> Array:
+    """N_QUANTILES quantiles from the least to the largest value, NaN of none; numpy's own take 20 times as long."""
+    if not len(values):
+        return np.full(N_QUANTILES, np.nan)
+    at = np.linspace(0, len(values) - 1, N_QUANTILES)
+    return np.asarray(np.interp(at, np.arange(len(values)), np.sort(values)))
+
+
+def _bins(log_snr: Array, n: int) -> list[NDArray[np.intp]]:
+    """The spectra of n bins of equal numbers; equal S/N values may leave fewer."""
+    edges = np.quantile(log_snr, np.linspace(0, 1, n + 1))
+    in_bin = np.clip(np.searchsorted(edges, log_snr, side="right") - 1, 0, n - 1)
+    return [rows for k in range(n) if len(rows := np.flatnonzero(in_bin == k))]
+
+
+def _quantiles(values: Array, bins: Sequence[NDArray[np.intp]]) -> Array:
+    """The quantiles .5, .9 and .97 of every bin, (3, B, C)."""
+    return np.array([[_quantile(values[rows], level) for rows in bins] for level in (0.5, 0.9, 0.97)])
+
+
+def _smooth(ratio: Array) -> Array:
+    """Ratios (B, C), positive or NaN, drawn to those of the neighbouring bins: few spectra make a 97 % quantile."""
+    log = np.log(ratio)
+    before, after = log[[0, *range(len(log) - 1)]], log[[*range(1, len(log)), -1]]
+    before, after = (np.where(np.isfinite(beside), beside, log) for beside in (before, after))
+    return np.asarray(np.exp((before + 2 * log + after) / 4))
+
+
+def _quantile(values: Array, level: float) -> Array:
+    """Quantile of each column over the known values, (C,); NaN where fewer than MIN_COVERED are known."""
+    ordered = np.sort(values, axis=0)  # NaN is sorted to the end
+    n = np.count_nonzero(np.isfinite(values), axis=0)
+    at = np.clip(np.rint(level * (n - 1)).astype(int), 0, None)
+    return np.where(n >= min(MIN_COVERED, len(values)), ordered[at, np.arange(values.shape[1])], np.nan)
