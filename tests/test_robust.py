@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from latenight import petal
 from latenight.desi import read_coadd
+from latenight.modes import read_modes
+from latenight.passes import DOUBTED, FOUND, TRUSTED, Passes
 from latenight.scorer import Scorer, load_scorer
-from latenight.spectra import ARMS, UNKNOWN, WAVE
+from latenight.spectra import ARMS, N_PIX, UNKNOWN, WAVE
 from latenight_train.data import without_redshift
 from tests.coadds import REDROCK_NAME, write_coadd
 from tests.fakes import assert_same_tables, make_spectra
@@ -98,8 +101,24 @@ def test_without_redrock_a_file_is_scored_in_the_observed_frame(scorer: Scorer, 
 
 
 def test_a_doubtful_redshift_is_used_as_it_is(scorer: Scorer) -> None:
-    """ZWARN changes no score: redrock's best fit is used, and a wrong one shows as an anomaly."""
+    """ZWARN changes no score: redrock's best fit is used. Only the p-values are those of doubtful spectra."""
     spectra = make_spectra(N, seed=9)
     doubtful = spectra.table.copy()
     doubtful["zwarn"] = 4
-    assert_same_tables(scorer.score(replace(spectra, table=doubtful)).table, scorer.score(spectra).table)
+    found, expected = (scorer.score(s).table for s in (replace(spectra, table=doubtful), spectra))
+    for name in ("model_z", "model_spectype", "chi2", "log_prob", "knn_distance"):
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    assert np.isfinite(found["p_value"][found["eligible"]]).all()
+
+
+def test_redshifts_that_are_trusted_doubted_and_found_have_p_values_of_their_own(bundle: Path) -> None:
+    """The kind of a spectrum, which picks its tables of p, follows from ZWARN, its redshift and its sky fibres."""
+    groups = read_modes(bundle / "modes.npz")
+    learned = petal.Learned(np.ones(N_PIX, np.float32), np.ones(N_PIX, np.float32))
+    passes = Passes(bundle, learned, np.array([-0.01, 2.0]), device="cpu", threads=1)
+    spectra = make_spectra(3, seed=9, spectype="GALAXY")
+    table = spectra.table.copy()
+    table["zwarn"], table["petal"] = [0, 4, -1], -1
+    table["z"][2] = np.nan
+    kinds = passes(replace(spectra, table=table), np.full(3, "")).group // len(groups)
+    assert kinds.tolist() == [3 + TRUSTED, 3 + DOUBTED, 3 + FOUND]

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from latenight import petal
 from latenight.errors import StartupError
-from latenight.passes import Passes, at_arms
+from latenight.passes import FOUND, N_KINDS, TRUSTED, Passes, at_arms
 from latenight.skyfibres import known_median, known_variance, sky_sigma
 from latenight.spectra import N_PIX, SPECTYPES, UNKNOWN
 from latenight.threads import default_threads
@@ -41,7 +41,6 @@ NOISE_SPECTRA = 1000  # to measure the noise factors on: 5 % per pixel
 # Of the petals of a fold, each of which is left out once of the tables of p-values: tables without a third of the
 # petals are cautious (a nominal 10 % gives 8.5 %), those without a twelfth are like those of all (9.7 %).
 PARTS = 4
-KINDS = 4  # of spectra: with redshift and sky fibres, without redshift, without sky fibres, without both
 SKY_SPECTRA = 400  # to measure the shape of the sky's variance on
 
 
@@ -101,7 +100,7 @@ def calibrate(
     for k, (fold, models) in enumerate(folds):
         # A fold may have too few spectra for a group; its rows are then scored with the models of another.
         known = np.array([names.index((g.spectype, g.z_min)) for g in models])
-        index = np.concatenate([known + len(groups) * kind for kind in range(KINDS)])
+        index = np.concatenate([known + len(groups) * kind for kind in range(N_KINDS)])
         settings = {"device": "cpu", "threads": default_threads(), "groups": models}
         passes = Passes(folder, learned, np.array(Z_RANGE), **settings)  # type: ignore[arg-type]
         messages = [(rows, spectra) for rows, spectra in survey.messages() if fold[rows].any()]
@@ -118,7 +117,8 @@ def calibrate(
     statistics, group, snr = (np.concatenate(column) for column in columns)
     part_of = np.repeat(parts, [len(rows) for rows in columns[0]])
     spectypes = np.array([g.spectype for g in groups])
-    classes = np.append(spectypes, [UNKNOWN] * len(groups))[group % (2 * len(groups))]
+    without = group // len(groups) % 3 == FOUND
+    classes = np.where(without, UNKNOWN, spectypes[group % len(groups)])
     sizes = {name: int(np.count_nonzero(classes == name)) for name in SPECTYPES}
     return fit_calibration(statistics, group, snr, _relatives(spectypes), part_of), sizes
 
@@ -149,7 +149,7 @@ def _relatives(spectypes: NDArray[np.str_]) -> list[NDArray[np.intp]]:
     n = len(spectypes)
     same = [np.flatnonzero(spectypes == mine) for mine in spectypes]
     every = [np.arange(n)] * n
-    return [rows + kind * n for kind in range(KINDS) for rows in (every if kind % 2 else same)]
+    return [rows + kind * n for kind in range(N_KINDS) for rows in (same if kind % 3 == TRUSTED else every)]
 
 
 def _kept(
