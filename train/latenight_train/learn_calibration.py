@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 N_BINS = 12  # bins in log S/N
 MIN_PER_BIN = 100  # spectra; a 90 % quantile of fewer errs by more than a tenth of a sigma
+# The brightest bin is halved where that leaves so many: S/N reach far there, and tails grow with it. Tables of 10 000
+# spectra gave 2.1 % false alerts at a nominal 1 % in the brightest sixth of the galaxies without, 1.3 % with it.
+MIN_BRIGHTEST = 50
 MIN_PER_GROUP = 200  # groups with fewer spectra use those of their relatives, or of all
 # Spectra of a bin that a statistic must cover, else it goes by a bin that is so many times WIDER (the network's
 # statistics are known of a quarter).
@@ -159,7 +162,7 @@ def _fit_group(values: Array, log_snr: Array) -> tuple[Array, ...]:
     scale = np.maximum((q90 - median) / Q90, 1e-4)
     stretch = scale * _smooth(np.maximum((q97 - q90) / (Q97 - Q90), 1e-4) / scale)
     # All groups get the same number of bins, so that the table is one array; repeated centres do no harm.
-    at = np.linspace(0, len(bins) - 1, N_BINS).round().astype(int)
+    at = np.linspace(0, len(bins) - 1, N_BINS + 1).round().astype(int)
     table = centres[at], median[at], scale[at], stretch[at]
     x = standardised(values, log_snr, *table)
     return *table, np.array([_every_quantile(column[np.isfinite(column)]) for column in x.T])
@@ -174,10 +177,14 @@ def _every_quantile(values: Array) -> Array:
 
 
 def _bins(log_snr: Array, n: int) -> list[NDArray[np.intp]]:
-    """The spectra of n bins of equal numbers; equal S/N values may leave fewer."""
-    edges = np.quantile(log_snr, np.linspace(0, 1, n + 1))
-    in_bin = np.clip(np.searchsorted(edges, log_snr, side="right") - 1, 0, n - 1)
-    return [rows for k in range(n) if len(rows := np.flatnonzero(in_bin == k))]
+    """The spectra of n bins of equal numbers, the brightest halved; equal S/N values may leave fewer."""
+    levels = np.linspace(0, 1, n + 1)
+    if len(log_snr) >= 2 * n * MIN_BRIGHTEST:
+        levels = np.insert(levels, n, 1 - 0.5 / n)
+    edges = np.quantile(log_snr, levels)
+    last = len(edges) - 2
+    in_bin = np.clip(np.searchsorted(edges, log_snr, side="right") - 1, 0, last)
+    return [rows for k in range(last + 1) if len(rows := np.flatnonzero(in_bin == k))]
 
 
 def _quantiles(values: Array, bins: Sequence[NDArray[np.intp]]) -> Array:
