@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from latenight.channels import TAKES_OVER
 from latenight_train.blocks import ARM_OF_BLOCK, BLOCK_WAVE, N_BLOCKS
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ ARM_GAIN, SMOOTH_GAIN, SHIFT, SKY = 0.008, 0.01, 1.5e-4, 0.05
 SKY_BANDS = 0.1
 BANDS = (6900.0, 7300.0, 7650.0, 7950.0, 8250.0, 8550.0, 8850.0, 9150.0, 9450.0, 9750.0)  # centres [A]
 BAND_SIGMA = 150.0  # A
-R_TO_Z = 7570.0  # A
 
 
 def gains() -> Array:
@@ -50,7 +50,7 @@ def sky_bands() -> Array:
     """Shapes of errors of the sky's lines, (543, 10): bands of them in one arm; they act on the lines."""
     shapes = [
         np.exp(-0.5 * np.square((BLOCK_WAVE - centre) / BAND_SIGMA))
-        * ((1 if centre < R_TO_Z else 2) == ARM_OF_BLOCK)
+        * ((1 if centre < TAKES_OVER[2] else 2) == ARM_OF_BLOCK)
         for centre in BANDS
     ]
     return SKY_BANDS * np.stack(shapes, axis=1)
