@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ from latenight.desi import read_coadd
 from latenight.spectra import ARMS
 from latenight_train.artefacts import Spectrum, signal_to_noise, smooth_model
 from latenight_train.inject import KINDS, applies, draw_kind, draw_snr, inject
-from latenight_train.observe import sky_variance
+from latenight_train.observe import photon_variance, sky_variance
 from latenight_train.targets import draw_source
 
 if TYPE_CHECKING:
@@ -74,12 +75,28 @@ def test_reaches_the_wanted_strength(kind: str, snr: float) -> None:
 @pytest.mark.parametrize("kind", sorted(kind for kind in KINDS if not KINDS[kind].adds_light))
 def test_reported_strength_is_that_of_the_change(kind: str) -> None:
     """The S/N that is reported is sqrt(sum(delta^2 ivar)) of the flux that was really added."""
-    if kind in NO_FLUX | OWN_STRENGTH:
+    if kind in NO_FLUX | OWN_STRENGTH | {"arm_shift"}:  # which moves the noise, too
         return
     spectrum = host(kind)
     result = inject(kind, np.random.default_rng(9), spectrum, 15.0)
     delta = result.flux.astype(float) - spectrum.flux
     assert signal_to_noise(delta, spectrum.ivar) == pytest.approx(result.snr, rel=0.01)
+
+
+def test_a_shifted_arm_shows_the_moved_light_and_the_same_noise() -> None:
+    """What is left of a shifted arm beside its true light, moved, is white noise, however the light was estimated."""
+    true = bright("STAR")
+    estimated = replace(true, model=smooth_model(true.flux, true.ivar))
+    for spectrum in (true, estimated):
+        result = inject("arm_shift", np.random.default_rng(4), spectrum, 1e9)  # 3 pixels
+        parameters = dict(part.split("=") for part in result.parameters.split())
+        arm = ARMS[int(parameters["arm"])]
+        assert abs(float(parameters["pixels"])) == 3.0
+        light = np.roll(true.model[arm.pixels], round(float(parameters["pixels"])))[10:-10]
+        root = np.sqrt(spectrum.ivar[arm.pixels])[10:-10]
+        noise = (result.flux[arm.pixels][10:-10] - light) * root
+        assert np.std(noise) == pytest.approx(1.0, abs=0.1)
+        assert abs(np.corrcoef(noise[1:], noise[:-1])[0, 1]) < 0.1
 
 
 def test_added_light_brings_its_noise() -> None:
@@ -89,6 +106,22 @@ def test_added_light_brings_its_noise() -> None:
     ratio = result.ivar[spectrum.ivar > 0] / spectrum.ivar[spectrum.ivar > 0]
     assert ratio.min() < 0.95
     assert np.median(ratio) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", sorted(kind for kind in KINDS if KINDS[kind].adds_light))
+def test_added_light_has_the_reported_strength_in_its_own_noise(kind: str) -> None:
+    """The S/N of added light counts the noise that it brings, given by the depth, not by the host's light."""
+    for level in (0.1, 30.0):
+        source = host(kind)
+        model = source.model * level / 30.0
+        depth = 2.0  # in units of 1000 s
+        ivar = depth / (sum(sky_variance()) + photon_variance() * np.maximum(model, 0.0))
+        spectrum = replace(source, model=model, ivar=ivar.astype(np.float32))
+        result = inject(kind, np.random.default_rng(6), spectrum, 20.0)
+        extra = 1.0 / result.ivar - 1.0 / spectrum.ivar
+        light = extra * depth / photon_variance()
+        assert signal_to_noise(light, result.ivar) == pytest.approx(20.0, rel=0.02)
+        assert result.snr == pytest.approx(20.0, rel=0.01)
 
 
 def test_steps_never_exceed_their_limit() -> None:
