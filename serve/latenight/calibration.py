@@ -173,22 +173,27 @@ def p_values(table: Table, tail: Tail, values: Array, group: NDArray[np.int64], 
         mine = group == k
         bins = table.log_snr[k], table.median[k], table.scale[k], table.stretch[k]
         x = standardised(values[mine], log_snr[mine], *bins)
-        columns = [
-            _tail_p(x[:, c], table.quantiles[k, c], float(table.steepness[k, c]), int(table.n[k]), tail)
-            for c in range(x.shape[1])
-        ]
-        p[mine] = np.stack(columns, axis=1)
+        p[mine] = _tail_p(x, table.quantiles[k], table.steepness[k], int(table.n[k]), tail)
     return p
 
 
-def _tail_p(x: Array, quantiles: Array, steepness: float, n: int, tail: Tail) -> Array:
-    """Upper tail probability of x: held-out distribution, the given tail beyond its top."""
-    levels = np.linspace(0, 1, len(quantiles))
-    body = 1 - np.searchsorted(quantiles, x, side="left") / len(quantiles)  # P(>=): ties count as stranger
-    below, start = np.interp([1 - tail.shoulder, 1 - tail.start], levels, quantiles)
-    before, first = (max(value, 0.0) ** tail.bend for value in (below, start))
-    slope = steepness * np.log(tail.shoulder / tail.start) / max(first - before, 1e-6)
-    beyond = np.maximum(x, max(start, 0.0)) ** tail.bend - first
+def _tail_p(x: Array, quantiles: Array, steepness: Array, n: int, tail: Tail) -> Array:
+    """Upper tail probability of x (n, C): held-out distributions (C, Q), the given tail beyond their tops."""
+    size = quantiles.shape[1]
+    ranks = [np.searchsorted(column, values) for column, values in zip(quantiles, x.T, strict=True)]
+    body = 1 - np.stack(ranks, axis=1) / size  # P(>=): ties count as stranger
+    below, start = (np.maximum(_quantile(quantiles, 1 - p), 0) for p in (tail.shoulder, tail.start))
+    before, first = below**tail.bend, start**tail.bend
+    slope = steepness * np.log(tail.shoulder / tail.start) / np.maximum(first - before, 1e-6)
+    beyond = np.maximum(x, start) ** tail.bend - first
     far = tail.start * np.exp(-np.minimum(slope * beyond, 690))
     p = np.clip(np.where(x > start, far, np.maximum(body, tail.start)), LEAST_P, n / (n + 1))
-    return np.where(np.isfinite(x) & np.isfinite(start), p, 1.0)
+    return np.asarray(np.where(np.isfinite(x) & np.isfinite(start), p, 1.0))
+
+
+def _quantile(quantiles: Array, level: float) -> Array:
+    """The quantile of a level between those of the table (C, Q), which go from 0 to 1, (C,)."""
+    at = level * (quantiles.shape[1] - 1)
+    left = min(int(at), quantiles.shape[1] - 2)
+    share = at - left
+    return np.asarray((1 - share) * quantiles[:, left] + share * quantiles[:, left + 1])
