@@ -57,7 +57,7 @@ def make_bundle(folder: Path) -> Path:
     eligible = survey.reasons == ""
     models = fit_groups(survey, np.flatnonzero(eligible), seed=1)
     folds = [
-        (fold, fit_groups(survey, np.flatnonzero(eligible & ~fold), seed=1, start=models))
+        (fold, fit_groups(survey, np.flatnonzero(eligible & ~fold), seed=1, whole=models))
         for fold in petal_folds(survey.table, 2, 1)
     ]
     seen = np.flatnonzero(eligible & ~held_out & np.isfinite(survey.table["z"]))

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROUNDS = 5  # a sixth lowers the -log p of held-out spectra by less than 1e-3 per pixel
-# From the model of nearly the same spectra. The new modes are made of the new spectra alone: those left out can act
-# only through the coefficients of the first round.
-WARM_ROUNDS = 2
 BATCH = 512
 HUBER = 4.0  # residuals beyond weigh as much as this: contamination must not become a mode
 # Residuals enter the variance as no more than this many sigma: round by round it grows where more than 1 / 36 of the
@@ -47,9 +44,7 @@ class LinearModel:
 
 
 @torch.inference_mode()
-def learn(
-    y: Tensor, w: Tensor, k: int, smooth: int, seed: int, start: LinearModel | None = None
-) -> LinearModel:
+def learn(y: Tensor, w: Tensor, k: int, smooth: int, seed: int, quiet: Tensor | None = None) -> LinearModel:
     """Learn the model of spectra on one rest-frame grid.
 
     Args:
@@ -58,20 +53,15 @@ def learn(
         k: number of modes.
         smooth: bins of the running mean towards which badly known modes are drawn.
         seed: of the first guess.
-        start: model to start from in place of a guess.
+        quiet: (bins,) of a model of more spectra, these among them; by default these tell.
     """
     covariance = torch.zeros(len(y), k, k)
     robust = torch.ones_like(w, dtype=torch.float16)
-    if start is None:
-        coefficients, rounds = _first_guess(y, w, k, seed), ROUNDS
-        s2 = torch.full((y.shape[1],), 4e-4)
-        modes = raw = torch.zeros(0)
-    else:
-        coefficients, rounds = torch.zeros(len(y), k), WARM_ROUNDS
-        modes = raw = start.modes
-        s2, *_ = _expect(y, w, start.s2, robust, modes, start.mean, start.prior, coefficients, covariance)
+    coefficients = _first_guess(y, w, k, seed)
+    s2 = torch.full((y.shape[1],), 4e-4)
+    modes = raw = torch.zeros(0)
     stray = seen = torch.zeros_like(s2)
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         h, g = _moments(y, w, s2, robust, coefficients, covariance)
         modes, raw, h_prior = _maximise(h, g, modes, raw, smooth)
         modes, raw, coefficients, mean, prior = _whiten(modes, raw, coefficients, covariance)
@@ -79,8 +69,7 @@ def learn(
     # How well the modes themselves are known adds to the variance: tr(Cov(B_j) (S + m m')).
     second = torch.linalg.inv(prior) + mean[:, None] * mean
     s2 = s2 + torch.einsum("jkl,kl->j", _inverse(h_prior), second).clamp(0, 1)
-    # A fold of the spectra has the restless bins of all: statistics of other bins would be distributed otherwise.
-    return LinearModel(modes, s2, mean, prior, _quiet(stray, seen) if start is None else start.quiet)
+    return LinearModel(modes, s2, mean, prior, _quiet(stray, seen) if quiet is None else quiet)
 
 
 def _quiet(stray: Tensor, seen: Tensor) -> Tensor:

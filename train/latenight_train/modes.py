@@ -19,7 +19,7 @@ from latenight.errors import StartupError
 from latenight.modes import ModeGroup, weights_of
 from latenight.spectra import WAVE
 from latenight_train.data import evenly
-from latenight_train.em import LinearModel, learn
+from latenight_train.em import learn
 from latenight_train.pixels import clean, norm_of
 
 if TYPE_CHECKING:
@@ -93,12 +93,10 @@ class Modes:
             bins, 0 where lines of ordinary but rare objects stand.
         precision: (N_MODES, N_MODES) inverse covariance of the coefficients, whose means are 0: a spectrum is the
             mean spectrum plus modes times coefficients.
-        learned: the same as it was learned.
     """
 
     columns: Floats
     precision: Floats
-    learned: LinearModel
 
 
 def rest_binned(flux: Floats, ivar: Floats, z: Floats, group: Group) -> tuple[Tensor, Tensor]:
@@ -115,7 +113,7 @@ def rest_binned(flux: Floats, ivar: Floats, z: Floats, group: Group) -> tuple[Te
 
 
 def fit_groups(
-    survey: Survey, rows: NDArray[np.intp], seed: int, start: list[tuple[Group, Modes]] | None = None
+    survey: Survey, rows: NDArray[np.intp], seed: int, whole: list[tuple[Group, Modes]] | None = None
 ) -> list[tuple[Group, Modes]]:
     """The linear models of all groups that have enough training spectra.
 
@@ -123,13 +121,16 @@ def fit_groups(
         survey: all spectra.
         rows: training rows, all eligible.
         seed: of the first guesses.
-        start: models of nearly the same spectra, to start from in place of guesses.
+        whole: models of more spectra, these among them, whose restless bins these share: statistics of other bins would
+            be distributed otherwise. Nothing else comes from them. Modes that started from theirs remembered the bright
+            quasars that were left out: chi2 per pixel 1.11 (90 % quantile 1.28), 1.20 (1.59) without, as of other
+            nights' (1.17, 1.58).
 
     Raises:
         StartupError: no group has enough.
     """
     found = []
-    known = dict(start or [])
+    known = dict(whole or [])
     for group in tqdm(GROUPS, desc="modes", unit="group", disable=None):
         table = survey.table[rows]
         mine = table["spectype"] == group.spectype
@@ -169,7 +170,7 @@ def write_modes(models: list[tuple[Group, Modes]], path: Path) -> None:
     np.savez(path, allow_pickle=False, **arrays)
 
 
-def fit_modes(y: Tensor, w: Tensor, group: Group, seed: int, start: Modes | None = None) -> Modes:
+def fit_modes(y: Tensor, w: Tensor, group: Group, seed: int, whole: Modes | None = None) -> Modes:
     """Learn the group's linear model.
 
     Args:
@@ -177,13 +178,14 @@ def fit_modes(y: Tensor, w: Tensor, group: Group, seed: int, start: Modes | None
         w: (N, bins) their ivar, 0 where nothing was observed.
         group: sizes.
         seed: of the first guess.
-        start: modes to start from in place of a guess.
+        whole: model of more spectra, whose restless bins this one shares.
     """
-    k = min(group.n_modes, max(len(y) // 4, 2)) if start is None else len(start.learned.modes)
-    model = learn(y, w, k, group.smooth, seed, start.learned if start else None)
+    k = min(group.n_modes, max(len(y) // 4, 2))
+    quiet = None if whole is None else torch.from_numpy(whole.columns[:, N_MODES + QUIET])
+    model = learn(y, w, k, group.smooth, seed, quiet)
     columns = torch.zeros(y.shape[1], N_COLUMNS)
     columns[:, :k] = model.modes.T
     columns[:, N_MODES:] = torch.stack([model.modes.T @ model.mean, model.s2, model.quiet], dim=1)
     precision = torch.eye(N_MODES)
     precision[:k, :k] = model.prior
-    return Modes(columns.numpy(), precision.numpy(), model)
+    return Modes(columns.numpy(), precision.numpy())
