@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 N_NEIGHBOURS = 10
 # What is known of a redshift: redrock trusts it, redrock doubts it (ZWARN), it was found here.
-TRUSTED, DOUBTED, FOUND = range(3)
-N_KINDS = 6  # of spectra: three of redshifts; the same where it is not known what the sky subtraction left
+TRUSTED, DOUBTED, FOUND = REDSHIFTS = range(3)
+N_KINDS = 2 * len(REDSHIFTS)  # of spectra: whether it is known what the sky subtraction left, or not
 # The modes of 8 rows at all pixels are 9 MB: on a CPU they stay in the cache.
 MODES_BUCKETS = {"cpu": (2, 4, 8), "cuda": (64, 512)}
 NAMES = tuple(statistic.name for statistic in PASS2)
@@ -139,7 +139,7 @@ class Passes:
         values, wavelengths = self._second_pass(second, first["modes"])
         knn_distance = self._knn_distance(first["latent"], spectra.table["targetid"][rows])
         doubted = np.where(spectra.table["zwarn"][rows] > 0, DOUBTED, TRUSTED)
-        kind = np.where(first["found"], FOUND, doubted) + N_KINDS // 2 * ~sky_known[rows]
+        kind = np.where(first["found"], FOUND, doubted) + len(REDSHIFTS) * ~sky_known[rows]
         used = ("z", "latent", "mean", "variance", "log_prob", "deviance", "snr")
         return Statistics(
             group=first["modes"] + len(self._groups) * kind,
@@ -232,6 +232,11 @@ def at_arms(joint: Floats, n: int) -> Floats:
     for arm in ARMS:
         values[: len(joint), arm.pixels] = joint[:, arm.joint_pixels]
     return values
+
+
+def redshift_of(kind: int) -> int:
+    """Whether the redshift of spectra of a kind is TRUSTED, DOUBTED or FOUND."""
+    return REDSHIFTS[kind % len(REDSHIFTS)]
 
 
 def usable_redshift(table: np.ndarray, z_range: NDArray[np.float64]) -> tuple[Floats, NDArray[np.int64]]:

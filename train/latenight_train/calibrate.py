@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from latenight import petal
 from latenight.errors import StartupError
-from latenight.passes import FOUND, N_KINDS, TRUSTED, Passes, at_arms
+from latenight.passes import FOUND, N_KINDS, TRUSTED, Passes, at_arms, redshift_of
 from latenight.skyfibres import known_median, known_variance, sky_sigma
 from latenight.spectra import N_PIX, SPECTYPES, UNKNOWN
 from latenight.threads import default_threads
@@ -117,8 +117,9 @@ def calibrate(
     statistics, group, snr = (np.concatenate(column) for column in columns)
     part_of = np.repeat(parts, [len(rows) for rows in columns[0]])
     spectypes = np.array([g.spectype for g in groups])
-    without = group // len(groups) % 3 == FOUND
-    classes = np.where(without, UNKNOWN, spectypes[group % len(groups)])
+    classes = np.concatenate(
+        [np.where(redshift_of(kind) == FOUND, UNKNOWN, spectypes) for kind in range(N_KINDS)]
+    )[group]
     sizes = {name: int(np.count_nonzero(classes == name)) for name in SPECTYPES}
     return fit_calibration(statistics, group, snr, _relatives(spectypes), part_of), sizes
 
@@ -149,7 +150,11 @@ def _relatives(spectypes: NDArray[np.str_]) -> list[NDArray[np.intp]]:
     n = len(spectypes)
     same = [np.flatnonzero(spectypes == mine) for mine in spectypes]
     every = [np.arange(n)] * n
-    return [rows + kind * n for kind in range(N_KINDS) for rows in (same if kind % 3 == TRUSTED else every)]
+    return [
+        rows + kind * n
+        for kind in range(N_KINDS)
+        for rows in (same if redshift_of(kind) == TRUSTED else every)
+    ]
 
 
 def _kept(
