@@ -55,11 +55,9 @@ def make_bundle(folder: Path) -> Path:
     survey = small_survey()
     held_out = split_by_petal(survey.table, seed=1)
     eligible = survey.reasons == ""
-    models = fit_groups(survey, np.flatnonzero(eligible), seed=1)
-    folds = [
-        (fold, fit_groups(survey, np.flatnonzero(eligible & ~fold), seed=1, whole=models))
-        for fold in petal_folds(survey.table, 2, 1)
-    ]
+    folds = petal_folds(survey.table, 2, 1)
+    models, without = fit_groups(survey, np.flatnonzero(eligible), seed=1, folds=folds)
+    cross = list(zip(folds, without, strict=True))
     seen = np.flatnonzero(eligible & ~held_out & np.isfinite(survey.table["z"]))
-    write_bundle(untrained_vae(), models, folds, survey, survey, seen, held_out, folder, {})
+    write_bundle(untrained_vae(), models, cross, survey, survey, seen, held_out, folder, {})
     return folder

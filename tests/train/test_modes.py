@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from latenight.errors import StartupError
 from latenight.modes import FINE, read_modes, weights_of
 from latenight.passes import at_arms
 from latenight.spectra import N_PIX, WAVE
@@ -217,7 +218,7 @@ def test_the_unit_of_flux_does_not_matter(factor: float) -> None:
 def test_only_groups_with_enough_spectra_are_fitted_and_come_back_from_the_bundle(tmp_path: Path) -> None:
     """What is written for serving names class, redshifts and weights of each fitted group, and no other."""
     survey = survey_of([make_spectra(150, seed=0, z=0.2, spectype="GALAXY")])
-    models = fit_groups(survey, np.flatnonzero(survey.reasons == ""), seed=1)
+    models, _ = fit_groups(survey, np.flatnonzero(survey.reasons == ""), seed=1)
     assert len(models) == 1
     write_modes(models, tmp_path / "modes.npz")
     (group,) = read_modes(tmp_path / "modes.npz")
@@ -226,9 +227,20 @@ def test_only_groups_with_enough_spectra_are_fitted_and_come_back_from_the_bundl
     assert all(np.isfinite(weights).all() for weights in group.weights.values())
 
 
+def test_a_fold_is_left_out_of_its_models() -> None:
+    """Models without a fold are those of the other spectra alone; a fold that leaves too few is refused."""
+    survey = survey_of([make_spectra(100, seed=seed, z=0.2, spectype="GALAXY") for seed in range(2)])
+    rows, fold = np.flatnonzero(survey.reasons == ""), np.arange(200) < 100
+    _, (((_, without),),) = fit_groups(survey, rows, seed=1, folds=[fold])
+    ((_, alone),), _ = fit_groups(survey, rows[~fold[rows]], seed=1)
+    np.testing.assert_allclose(without.columns[:, :N_MODES], alone.columns[:, :N_MODES])
+    with pytest.raises(StartupError, match="60 that a linear model needs"):
+        fit_groups(survey, rows, seed=1, folds=[np.arange(200) < 150])
+
+
 def test_an_absurd_flux_does_not_end_the_fit() -> None:
     """One pixel of 1e35 among the training spectra leaves the models finite."""
     survey = survey_of([make_spectra(150, seed=0, z=0.2, spectype="GALAXY")])
     survey.flux[20, 1000], survey.ivar[20, 1000] = 1e35, 1e-3
-    ((_, modes),) = fit_groups(survey, np.flatnonzero(survey.reasons == ""), seed=1)
+    ((_, modes),), _ = fit_groups(survey, np.flatnonzero(survey.reasons == ""), seed=1)
     assert np.isfinite(modes.columns).all()
