@@ -163,8 +163,11 @@ def _fit_group(values: Array, log_snr: Array) -> tuple[Array, ...]:
     nearest = np.abs(centres[:, None] - wide_centres).argmin(axis=1)
     fine, wide = _quantiles(values, bins), _quantiles(values, wider)[:, nearest]
     median, q90, q97 = np.where(np.isfinite(fine), fine, wide)
-    scale = np.maximum((q90 - median) / Q90, 1e-4)
-    stretch = scale * _smooth(np.maximum((q97 - q90) / (Q97 - Q90), 1e-4) / scale)
+    # A 90 % quantile of 100 spectra errs by a tenth of its distance from the median: neighbouring bins were off by a
+    # fifth, and 6 % of 220 stars fell below a nominal 1 %. Chi2 of 16 cells of two nights 25, so 14.
+    measured = np.maximum((q90 - median) / Q90, 1e-4)
+    scale = _smooth(_smooth(measured))
+    stretch = scale * _smooth(np.maximum((q97 - q90) / (Q97 - Q90), 1e-4) / measured)
     # All groups get the same number of bins, so that the table is one array; repeated centres do no harm.
     at = np.linspace(0, len(bins) - 1, N_BINS + 1).round().astype(int)
     table = tuple(
@@ -206,12 +209,17 @@ def _quantiles(values: Array, bins: Sequence[NDArray[np.intp]]) -> Array:
     return np.array([[_quantile(values[rows], level) for rows in bins] for level in (0.5, 0.9, 0.97)])
 
 
-def _smooth(ratio: Array) -> Array:
-    """Ratios (B, C), positive or NaN, drawn to those of the neighbouring bins: few spectra make a 97 % quantile."""
-    log = np.log(ratio)
+def _smooth(values: Array) -> Array:
+    """Values (B, C), positive or NaN, drawn to those of both neighbouring bins: few spectra make a quantile.
+
+    The first and the last stay: drawn to one side, the brightest bin would be too narrow where scatter grows with S/N.
+    """
+    log = np.log(values)
     before, after = log[[0, *range(len(log) - 1)]], log[[*range(1, len(log)), -1]]
     before, after = (np.where(np.isfinite(beside), beside, log) for beside in (before, after))
-    return np.asarray(np.exp((before + 2 * log + after) / 4))
+    drawn = np.exp((before + 2 * log + after) / 4)
+    drawn[[0, -1]] = values[[0, -1]]
+    return np.asarray(drawn)
 
 
 def _quantile(values: Array, level: float) -> Array:
