@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from latenight.broker import Record
 
 N_PARTITIONS = 2
+# Over the night: of the 8 s that its 2000 spectra take two daemons, one is the start and the last batch.
+PASSES = 4
 
 
 def shared_out(records: list[Record]) -> list[Record]:
@@ -52,8 +54,8 @@ def drained(stream: Stream, paths: list[Path], cpus: list[int]) -> Cost:
             return stream.through(records, first, second)
 
 
-def main(bundle: Path, night: Path, n: int = 4, rounds: int = 1) -> None:
-    paths = petals(night, n)
+def main(bundle: Path, night: Path, n: int = 10, rounds: int = 2) -> None:
+    paths = PASSES * petals(night, n)
     cpus = sorted(os.sched_getaffinity(0))[:2]
     if len(cpus) < 2:
         print("\ntwo daemons over one: needs two cores")
