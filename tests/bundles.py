@@ -55,9 +55,8 @@ def make_bundle(folder: Path) -> Path:
     survey = small_survey()
     held_out = split_by_petal(survey.table, seed=1)
     eligible = survey.reasons == ""
-    folds = petal_folds(survey.table, 2, 1)
-    models, without = fit_groups(survey, np.flatnonzero(eligible), seed=1, folds=folds)
-    cross = list(zip(folds, without, strict=True))
+    petals = petal_folds(survey.table, 2, 1)
+    models, folds = fit_groups(survey, np.flatnonzero(eligible), seed=1, folds=petals)
     seen = np.flatnonzero(eligible & ~held_out & np.isfinite(survey.table["z"]))
-    write_bundle(untrained_vae(), models, cross, survey, survey, seen, held_out, folder, {})
+    write_bundle(untrained_vae(), models, folds, survey, survey, seen, held_out, folder, {})
     return folder

@@ -231,7 +231,7 @@ def test_a_fold_is_left_out_of_its_models() -> None:
     """Models without a fold are those of the other spectra alone; a fold that leaves too few is refused."""
     survey = survey_of([make_spectra(100, seed=seed, z=0.2, spectype="GALAXY") for seed in range(2)])
     rows, fold = np.flatnonzero(survey.reasons == ""), np.arange(200) < 100
-    _, (((_, without),),) = fit_groups(survey, rows, seed=1, folds=[fold])
+    _, ((_, ((_, without),)),) = fit_groups(survey, rows, seed=1, folds=[fold])
     ((_, alone),), _ = fit_groups(survey, rows[~fold[rows]], seed=1)
     np.testing.assert_allclose(without.columns[:, :N_MODES], alone.columns[:, :N_MODES])
     with pytest.raises(StartupError, match="60 that a linear model needs"):

@@ -230,10 +230,10 @@ def arm_shift(rng: np.random.Generator, spectrum: Spectrum, snr: float) -> Chang
     root = np.sqrt(ivar)
     residual = (spectrum.flux[arm.pixels] - model) * root
     change = _moved_noise(residual, sign * high) - residual
-    delta = np.zeros(N_PIX)
-    delta[arm.pixels] = moved(high) + np.divide(change, root, out=np.zeros(arm.n), where=root > 0)
+    delta, light = np.zeros(N_PIX), moved(high)
+    delta[arm.pixels] = light + np.divide(change, root, out=np.zeros(arm.n), where=root > 0)
     parameters = {"arm": ARMS.index(arm), "pixels": sign * high, "angstrom": sign * high * PIXEL}
-    return Change(delta, parameters, snr=signal_to_noise(moved(high), ivar))
+    return Change(delta, parameters, snr=signal_to_noise(light, ivar))
 
 
 def _moved_noise(values: Array, pixels: float) -> Array:

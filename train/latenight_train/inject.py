@@ -164,6 +164,6 @@ def _with_photon_noise(
     unit = np.maximum(light, 0.0) * photon_variance() / max(depth, 1e-6)
     wanted, strength, ivar = signal_to_noise(light, spectrum.ivar), 1.0, spectrum.ivar
     for _ in range(STEPS):
-        ivar = np.where(good, 1.0 / (1.0 / np.where(good, spectrum.ivar, 1.0) + strength * unit), 0.0)
+        ivar = spectrum.ivar / (1.0 + spectrum.ivar * strength * unit)
         strength *= wanted / max(signal_to_noise(strength * light, ivar), 1e-12)
     return strength * light + rng.standard_normal(N_PIX) * np.sqrt(strength * unit), ivar

@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 
     from latenight.spectra import Spectra
     from latenight_train.data import Survey
-    from latenight_train.modes import Group, Modes
-
-    Models = list[tuple[Group, Modes]]
+    from latenight_train.modes import Models
 
 N_GOLDEN = 24
 

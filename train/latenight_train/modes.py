@@ -100,7 +100,7 @@ class Modes:
     precision: Floats
 
 
-GroupModes = tuple[Group, Modes]
+Models = list[tuple[Group, Modes]]  # of the groups that have enough spectra
 
 
 def rest_binned(flux: Floats, ivar: Floats, z: Floats, group: Group) -> tuple[Tensor, Tensor]:
@@ -118,8 +118,8 @@ def rest_binned(flux: Floats, ivar: Floats, z: Floats, group: Group) -> tuple[Te
 
 def fit_groups(
     survey: Survey, rows: NDArray[np.intp], seed: int, folds: Sequence[NDArray[np.bool_]] = ()
-) -> tuple[list[GroupModes], list[list[GroupModes]]]:
-    """The linear models of all groups that have enough training spectra, and those learned without each fold.
+) -> tuple[Models, list[tuple[NDArray[np.bool_], Models]]]:
+    """The linear models of all groups that have enough training spectra, and each fold with those learned without it.
 
     The models without a fold share the restless bins of the whole: statistics of other bins would be distributed
     otherwise. They share nothing else. Modes that started from those of the whole remembered the bright quasars that
@@ -134,8 +134,8 @@ def fit_groups(
     Raises:
         StartupError: no group has enough, or none without a fold.
     """
-    found: list[GroupModes] = []
-    without: list[list[GroupModes]] = [[] for _ in folds]
+    found: Models = []
+    without: list[tuple[NDArray[np.bool_], Models]] = [(fold, []) for fold in folds]
     for group in tqdm(GROUPS, desc="modes", unit="group", disable=None):
         chosen = evenly(rows[_of_group(survey.table[rows], group)], MAX_SPECTRA)
         if len(chosen) < MIN_SPECTRA:
@@ -146,11 +146,11 @@ def fit_groups(
         y, w = rest_binned(flux.numpy() / norm, ivar.numpy() * norm**2, spectra.table["z"], group)
         whole = fit_modes(y, w, group, seed)
         found.append((group, whole))
-        for fold, models in zip(folds, without, strict=True):
+        for fold, models in without:
             kept = torch.from_numpy(~fold[chosen])
             if kept.sum() >= MIN_SPECTRA:
                 models.append((group, fit_modes(y[kept], w[kept], group, seed, whole)))
-    if not (found and all(without)):
+    if not all([found, *(models for _, models in without)]):
         raise StartupError(
             f"no class of spectra has the {MIN_SPECTRA} that a linear model needs, or a fold of petals holds all of "
             "them: name more coadds"
@@ -165,7 +165,7 @@ def _of_group(table: np.ndarray, group: Group) -> NDArray[np.bool_]:
     return np.asarray(mine)
 
 
-def served(models: list[GroupModes]) -> list[ModeGroup]:
+def served(models: Models) -> list[ModeGroup]:
     """The linear models as the scorer uses them."""
     found = []
     for group, modes in models:
@@ -174,7 +174,7 @@ def served(models: list[GroupModes]) -> list[ModeGroup]:
     return found
 
 
-def write_modes(models: list[GroupModes], path: Path) -> None:
+def write_modes(models: Models, path: Path) -> None:
     """Write modes.npz, which latenight.modes.read_modes reads."""
     arrays: dict[str, NDArray[Any]] = {
         "spectype": np.array([group.spectype for group, _ in models], "U8"),

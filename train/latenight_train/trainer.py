@@ -63,8 +63,8 @@ def fit(paths: Sequence[Path], out: Path, plan: Plan, *, device: str = "auto", r
         raise StartupError("no eligible spectrum with a redshift: put the redrock file beside each coadd")
     checkpoint = work / "checkpoint.pt"
     vae, progress = fit_vae(clear, rows, plan, device=device, checkpoint=checkpoint, resume=resume)
-    folds = petal_folds(survey.table, FOLDS, plan.seed)
-    models, without = fit_groups(clear, np.flatnonzero(eligible), plan.seed, folds)
+    petals = petal_folds(survey.table, FOLDS, plan.seed)
+    models, folds = fit_groups(clear, np.flatnonzero(eligible), plan.seed, petals)
     facts = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "training": {
@@ -77,8 +77,7 @@ def fit(paths: Sequence[Path], out: Path, plan: Plan, *, device: str = "auto", r
             "device": device,
         },
     }
-    cross = list(zip(folds, without, strict=True))
-    bundle_id = write_bundle(vae, models, cross, survey, clear, rows, held_out, out, facts)
+    bundle_id = write_bundle(vae, models, folds, survey, clear, rows, held_out, out, facts)
     shutil.rmtree(work)
     return bundle_id
 
