@@ -65,12 +65,13 @@ def _arms(name: str, family: str, sign: int) -> list[Statistic]:
     ]
 
 
-def _halves() -> list[Statistic]:
+def _halves(name: str) -> list[Statistic]:
+    """One statistic per half of an arm."""
     found = []
     for arm in ARMS:
         first, middle, last = arm.wave_min, MIDDLE[arm.name], arm.wave_min + PIXEL * arm.n
-        found.append(Statistic(f"offset_{arm.name}_low", "fault", 0, (first + middle) / 2, middle - first))
-        found.append(Statistic(f"offset_{arm.name}_high", "fault", 0, (middle + last) / 2, last - middle))
+        found.append(Statistic(f"{name}_{arm.name}_low", "fault", 0, (first + middle) / 2, middle - first))
+        found.append(Statistic(f"{name}_{arm.name}_high", "fault", 0, (middle + last) / 2, last - middle))
     return found
 
 
@@ -96,7 +97,7 @@ def _scans() -> list[Statistic]:
 
 
 def _patterns() -> list[Statistic]:
-    found = [*_arms("gain", "fault", 0), *_edges(), *_halves(), *_arms("offset", "fault", 0)]
+    found = [*_arms("gain", "fault", 0), *_edges(), *_halves("offset"), *_arms("offset", "fault", 0)]
     found += [
         Statistic(f"blue{length:.0f}", "fault", 0, 3600 + length / 2, length) for length in BLUE_LENGTHS
     ]
@@ -110,6 +111,7 @@ def _patterns() -> list[Statistic]:
         Statistic("skylines_z_high", "fault", 0, 9210.0, 1220.0),
     ]
     found += [Statistic("calibration", "fault")]
+    found += [*_arms("crosstalk", "fault", 0), Statistic("crosstalk", "fault", 0)]
     found += [Statistic(f"balmer{speed:.0f}", "line", 0) for speed in BALMER_SPEEDS]
     found += [
         *_both("broadline", "line", np.nan),
@@ -135,8 +137,10 @@ PASS2 = (
     *_scans(),
     *_patterns(),
 )
+# What comparing the fibres of a petal gives: offsets of half an arm that a run of neighbours shares.
+COMPARED = tuple(_halves("amplifier"))
 # All statistics: the network's first.
-STATISTICS = (Statistic("recon", "recon"), Statistic("knn", "knn"), *PASS2)
+STATISTICS = (Statistic("recon", "recon"), Statistic("knn", "knn"), *PASS2, *COMPARED)
 FAMILY = np.array([FAMILIES.index(s.family) for s in STATISTICS])  # of each statistic
 SIGN = np.array([s.sign for s in STATISTICS])
 COMBINED = ~np.isin(FAMILIES, BESIDE)  # whether each family takes part in p_value

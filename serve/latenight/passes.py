@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from latenight import petal
-from latenight.channels import PASS2
+from latenight.channels import COMPARED, PASS2
 from latenight.modes import groups_of, read_modes
+from latenight.neighbours import light_beside, shared_offsets
 from latenight.redshift import find_redshifts, trials_of
 from latenight.session import Graph
 from latenight.skyresidual import without_sky_residual
@@ -33,7 +34,7 @@ TRUSTED, DOUBTED, FOUND = REDSHIFTS = range(3)
 N_KINDS = 2 * len(REDSHIFTS)  # of spectra: whether it is known what the sky subtraction left, or not
 # The modes of 8 rows at all pixels are 9 MB: on a CPU they stay in the cache.
 MODES_BUCKETS = {"cpu": (2, 4, 8), "cuda": (64, 512)}
-NAMES = tuple(statistic.name for statistic in PASS2)
+NAMES = tuple(statistic.name for statistic in (*PASS2, *COMPARED))
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Statistics:
         mean: (n, 7781) reconstruction by the modes [1e-17 erg s-1 cm-2 A-1].
         variance: (n, 7781) of the reconstruction.
         log_prob, deviance, snr, knn_distance: (n,).
-        values: (n, C) statistics of pass 2 in the order of channels.PASS2, NaN where one does not cover a spectrum.
+        values: (n, C) statistics in the order of channels.PASS2 and COMPARED, NaN where one does not cover a spectrum.
         wavelengths: (n, C) where they were found [A], 0 for none.
     """
 
@@ -73,7 +74,7 @@ class Statistics:
         return np.concatenate([*network, self.values], axis=1).astype(np.float64)
 
     def named(self, name: str) -> Floats:
-        """One statistic of pass 2, (n,)."""
+        """One statistic of pass 2 or of the neighbours, (n,)."""
         return self.values[:, NAMES.index(name)]
 
 
@@ -134,19 +135,22 @@ class Passes:
         rows = np.flatnonzero(reasons == "")
         first = self.first_pass(spectra.take(rows))
         after = self.petal_step(spectra, reasons, first["mean"], first["variance"])
+        table = spectra.table[rows]
         second = {"flux": after.flux, "ivar": after.ivar, "sky": after.sky}
         second |= {name: first[name] for name in ("z", "mean", "variance", "norm", "coefficients")}
+        second["beside"] = light_beside(first["mean"], first["norm"], table)
         values, wavelengths = self._second_pass(second, first["modes"])
-        knn_distance = self._knn_distance(first["latent"], spectra.table["targetid"][rows])
-        doubted = np.where(spectra.table["zwarn"][rows] > 0, DOUBTED, TRUSTED)
+        compared = shared_offsets(values, table)
+        knn_distance = self._knn_distance(first["latent"], table["targetid"])
+        doubted = np.where(table["zwarn"] > 0, DOUBTED, TRUSTED)
         kind = np.where(first["found"], FOUND, doubted) + len(REDSHIFTS) * ~sky_known[rows]
         used = ("z", "latent", "mean", "variance", "log_prob", "deviance", "snr")
         return Statistics(
             group=first["modes"] + len(self._groups) * kind,
             spectype=np.array([group.spectype for group in self._groups])[first["modes"]],
             knn_distance=knn_distance,
-            values=values,
-            wavelengths=wavelengths,
+            values=np.concatenate([values, compared], axis=1),
+            wavelengths=np.concatenate([wavelengths, np.zeros_like(compared)], axis=1),
             **{name: first[name] for name in used},
         )
 

@@ -97,7 +97,13 @@ def statistics(bundle: Path, spectra: Spectra, threads: int) -> Callable[[], obj
     modes = graph.held(read_modes(bundle / "modes.npz")[0].weights)
     ones = np.ones((ROWS, N_JOINT), np.float32)
     rows = {"flux": spectra.flux, "ivar": spectra.ivar, "sky": np.ones((ROWS, N_PIX), np.float32)}
-    rows |= {"mean": ones, "variance": 0.01 * ones, "norm": ones[:, 0], "z": np.full(ROWS, 0.2, np.float32)}
+    rows |= {
+        "mean": ones,
+        "beside": ones,
+        "variance": 0.01 * ones,
+        "norm": ones[:, 0],
+        "z": np.full(ROWS, 0.2, np.float32),
+    }
     rows |= {"coefficients": np.zeros((ROWS, N_MODES), np.float32)}
     return lambda: graph(rows, constants=modes)
 

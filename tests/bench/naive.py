@@ -21,8 +21,9 @@ from torch import Tensor
 
 from latenight import calibration
 from latenight.bundle import Bundle, load_bundle
-from latenight.channels import PASS2
+from latenight.channels import COMPARED, PASS2
 from latenight.modes import ModeGroup, groups_of, read_modes
+from latenight.passes import FOUND
 from latenight.redshift import find_redshifts, trials_of
 from latenight.spectra import N_PIX, SPECTYPES
 from latenight_train.export import MODEL_OUTPUTS, REFINEMENT_OUTPUTS
@@ -66,9 +67,10 @@ class EagerScorer:
             served = np.flatnonzero(group == k)
             mine = {name: v[served] for name, v in rows.items()}
             values[torch.from_numpy(served)] = self._second(mine, self.groups[k])
-        group[missing] += len(self.groups)
+        group[missing] += FOUND * len(self.groups)
         network = (first["deviance"][:, None], distances[:, :10].mean(1, keepdim=True))
-        stacked = torch.cat([*network, values], 1).double().numpy()
+        alone = torch.full((len(z), len(COMPARED)), torch.nan)  # single spectra know no neighbours
+        stacked = torch.cat([*network, values, alone], 1).double().numpy()
         p_value: np.ndarray = calibration.calibrated(
             self.calibration, stacked, group, first["snr"].numpy()
         ).p_value
@@ -82,7 +84,8 @@ class EagerScorer:
         spectra = [rows[name] for name in ("flux", "ivar", "z")]
         refined = dict(zip(REFINEMENT_OUTPUTS, self.refine(*spectra, *constants), strict=True))
         given = {"sky": rows["flux"].std(1, keepdim=True).expand(-1, N_PIX), **refined}
-        names = ("mean", "variance", "sky", "norm", "coefficients")
+        given["beside"] = torch.zeros_like(refined["mean"])
+        names = ("mean", "variance", "sky", "beside", "norm", "coefficients")
         values: Tensor = self.statistics(*spectra, *(given[name] for name in names), *constants)[0]
         return values
 

@@ -53,6 +53,7 @@ def inputs(n: int, seed: int = 0) -> dict[str, np.ndarray]:
         "mean": mean,
         "variance": np.full((n, N_JOINT), 1e-6, np.float32),
         "sky": np.tile(sky, (n, 1)).astype(np.float32),
+        "beside": np.tile(5 + np.sin(WAVE_JOINT / 200 + 1), (n, 1)).astype(np.float32),
         "norm": np.full(n, 3, np.float32),
         "coefficients": np.zeros((n, N_MODES), np.float32),
     }
@@ -106,6 +107,7 @@ FAULTS: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
     "lineset": lambda x: np.sum(
         [3 * np.exp(-0.5 * ((WAVE - line) / 1.2) ** 2) for line in (3728.5, 4862.7, 5008.2, 6564.6)], axis=0
     ),
+    "crosstalk_r": lambda x: np.where(np.arange(N_PIX) // 2751 == 1, 0.1 * (5 + np.sin(WAVE / 200 + 1)), 0),
     "shift_z": lambda x: np.where(np.arange(N_PIX) >= 5077, light(WAVE + 0.8) - light(WAVE), 0),
 }
 

@@ -52,6 +52,7 @@ def export_statistics(statistics: nn.Module, path: Path) -> None:
         "mean": torch.ones(n, N_JOINT),
         "variance": torch.ones(n, N_JOINT),
         "sky": torch.ones(n, N_PIX),
+        "beside": torch.ones(n, N_JOINT),
     }
     inputs |= {"norm": torch.ones(n), "coefficients": torch.ones(n, N_MODES)}
     _export(statistics, {**inputs, **_group()}, STATISTICS_OUTPUTS, path, GROUP_AXES)

@@ -53,7 +53,9 @@ def parity(model: Model, golden: Spectra, folder: Path) -> dict[str, float]:
         pairs["refine"].append(_both(refine, folder / "refine.onnx", mine, modes.weights))
         first = dict(zip(REFINEMENT_OUTPUTS, pairs["refine"][-1][1], strict=True))
         first["sky"] = np.full((len(served), N_PIX), np.median(mine["flux"].std(axis=1)), np.float32)
-        mine |= {name: first[name] for name in ("mean", "variance", "sky", "norm", "coefficients")}
+        first["beside"] = np.roll(first["mean"], 1, axis=0)
+        used = ("mean", "variance", "sky", "beside", "norm", "coefficients")
+        mine |= {name: first[name] for name in used}
         pairs["statistics"].append(_both(statistics, folder / "statistics.onnx", mine, modes.weights))
     names = {"model": MODEL_OUTPUTS, "refine": REFINEMENT_OUTPUTS, "statistics": STATISTICS_OUTPUTS}
     found = {graph: _worst(names[graph], some) for graph, some in pairs.items() if some}

@@ -15,7 +15,7 @@ from latenight_train.blocks import ARM_OF_BLOCK, BLOCK_WAVE, PIXELS_PER_ARM, par
 from latenight_train.modes import N_MODES
 from latenight_train.pixels import nearest
 from latenight_train.scans import both
-from latenight_train.second import MODEL, PLAIN, SKY_LINES, SKY_SIGMA, SLOPE
+from latenight_train.second import BESIDE, MODEL, PLAIN, SKY_LINES, SKY_SIGMA, SLOPE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -193,6 +193,7 @@ FAULTS = {
         "skylines_z_low",
         "skylines_z_high",
     ),
+    BESIDE: (*(f"crosstalk_{arm.name}" for arm in ARMS), "crosstalk"),
 }
 
 
@@ -207,7 +208,14 @@ def fault_shapes() -> dict[int, NDArray[np.float64]]:
     gains = np.concatenate(
         [arms, [edge(arm, side, length) for length in EDGE_LENGTHS for arm, side in EDGES]]
     )
-    return {MODEL: gains, SKY_SIGMA: sky, SLOPE: arms, SKY_LINES: np.concatenate([arms, parts])}
+    whole = np.ones((1, len(BLOCK_WAVE)))
+    return {
+        MODEL: gains,
+        SKY_SIGMA: sky,
+        SLOPE: arms,
+        SKY_LINES: np.concatenate([arms, parts]),
+        BESIDE: np.concatenate([arms, whole]),
+    }
 
 
 def edge(arm: str, side: str, length: float) -> NDArray[np.float64]:

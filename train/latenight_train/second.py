@@ -53,9 +53,9 @@ LINE_BLOCKS = 7  # 90 A: the dark sky, or the continuum, around a line
 LINE_ERROR = 0.15
 
 ELIMINATED = 10  # rows that the elimination takes at once
-# What a pattern is made of: 1 in sigma, and model, sky, slope of the model, sky lines, and 1.
-WHITE, MODEL, SKY_SIGMA, SLOPE, SKY_LINES, PLAIN = range(6)
-N_INGREDIENTS = 6
+# What a pattern is made of: 1 in sigma, and model, sky, slope of the model, sky lines, 1, light of the fibre beside.
+WHITE, MODEL, SKY_SIGMA, SLOPE, SKY_LINES, PLAIN, BESIDE = range(7)
+N_INGREDIENTS = 7
 # Those that calibration modes are made of, in this order.
 OWN = {MODEL: gains, SKY_SIGMA: skies, SLOPE: shifts, SKY_LINES: sky_bands}
 SIZE = N_MODES + sum(shapes().shape[1] for shapes in OWN.values())
@@ -67,8 +67,8 @@ class Solved:
 
     Attributes:
         x: (n, 8688) residual in sigma. good: (n, 8688) 1 in good pixels. quiet: (n, 8688) 1 away from restless lines.
-        products: (n, 6, 543) block sums of residual times ingredient times W (ingredient 0: x).
-        squares: (n, 6, 543) block sums of ingredient^2 times W (ingredient 0: number of good pixels).
+        products: (n, 7, 543) block sums of residual times ingredient times W (ingredient 0: x).
+        squares: (n, 7, 543) block sums of ingredient^2 times W (ingredient 0: number of good pixels).
         projections: for each ingredient (n, 543, 60), block sums of M times ingredient times W (0: M sqrt(W)).
         whitener: (n, 60, 60) R with R'R = (M'WM + P)^-1.
         change: (n, 60) coefficients of the solve, those of calibration in units of their priors.
@@ -124,6 +124,7 @@ class SecondSolve(nn.Module):
         mean: Tensor,
         variance: Tensor,
         sky: Tensor,
+        beside: Tensor,
         norm: Tensor,
         coefficients: Tensor,
         modes: Tensor,
@@ -140,6 +141,7 @@ class SecondSolve(nn.Module):
             mean: (N, 7781) reconstruction of pass 1.
             variance: (N, 7781) of the reconstruction.
             sky: (N, 7958) sigma of the sky.
+            beside: (N, 7781) light of a brighter neighbour on the detector, 0 without one.
             norm: (N,) of pass 1.
             coefficients: (N, N_MODES) of pass 1.
             modes: of the group, as for Refinement; so are profiles, grid and precision.
@@ -159,10 +161,10 @@ class SecondSolve(nn.Module):
         root = weight.sqrt()
         # Outliers weigh less in the solve, by this factor of their root, and as much as others in its residual.
         less = (y.abs() * (root / OUTLIER)).clamp(min=1.0).sqrt()
-        # (N, 6, 8688): the ingredients in the order of their names, times sqrt(W).
-        ingredients = torch.stack(
-            [good, model * root, sky * root, self.slope(model) * root, self.line_excess(sky) * root, root], 1
-        )
+        # (N, 7, 8688): the ingredients in the order of their names, times sqrt(W).
+        lights = (model, sky, self.slope(model), self.line_excess(sky))
+        beside = stacked_joint(beside / norm)
+        ingredients = torch.stack([good, *(light * root for light in lights), root, beside * root], 1)
         robust = torch.cat([good[:, None], ingredients[:, WHITE + 1 :] / less[:, None]], dim=1)
         own = robust[:, WHITE + 1 : PLAIN]
         at = nearest(self.ln_wave, z, grid)
@@ -215,10 +217,10 @@ class SecondSolve(nn.Module):
         Args:
             weighted: (N, 8688, N_MODES) modes times sqrt(W), and so are the others.
             own: (N, 4, 8688) what calibration modes are made of.
-            ingredients: (N, 6, 8688).
+            ingredients: (N, 7, 8688).
         """
         rows = ingredients.reshape(-1, N_INGREDIENTS, N_BLOCKS, BLOCK).transpose(1, 2)
-        modes = rows @ weighted.reshape(-1, N_BLOCKS, BLOCK, N_MODES)  # (N, 543, 6, 32)
+        modes = rows @ weighted.reshape(-1, N_BLOCKS, BLOCK, N_MODES)  # (N, 543, 7, 32)
         found = []
         for k in range(N_INGREDIENTS):
             mine = block_sums(own * ingredients[:, k : k + 1])[:, :, :, None].unbind(1)
