@@ -44,10 +44,10 @@ class Tail:
 # tails of single statistics that begin at 8, 3, 1 and 0.5 %. How steep each of them is beyond follows from spectra left
 # out (Table.steepness); else the few statistics with heavy tails own the smallest p.
 SINGLE = Tail(0.05, 0.01, bend=1.0)
-# The smallest p must also bear what no flag tells of in the sample: missed cosmics and failed redshifts are 1 to 2 %
-# of it and own its top 1 % (a nominal 1 % read off the sample gave .3 % false alerts among spectra without them), so
-# the tail begins below them. Of 16561 spectra of two new nights fell below 1 and .1 %: .93 and .18 % where -ln p goes
-# as the power .35, .99 and .21 % with this, 1.04 and .28 % with .7.
+# The smallest p must also bear what no flag tells of in the sample: missed cosmics and failed redshifts are 1 to 2 % of
+# it. The worst are left out (learn_calibration.TROUBLE); the others still own its top 1 %, so the tail begins below. Of
+# 16561 spectra of two new nights fell below 1 and .1 %: .93 and .18 % where -ln p goes as the power .35, .99 and .21 %
+# with this, 1.04 and .28 % with .7.
 SMALLEST = Tail(0.12, 0.04, bend=0.5)
 
 
