@@ -49,8 +49,8 @@ def light_beside(mean: Floats, norm: Floats, table: np.ndarray) -> Floats:
         brightness[fiber + 1], row[fiber + 1] = norm[rows], rows
         side = np.where(brightness[fiber] > brightness[fiber + 2], 0, 2)
         brighter = brightness[fiber + side] > norm[rows]
-        light[rows[brighter]] = mean[row[(fiber + side)[brighter]]]
-    return np.maximum(light, 0)
+        light[rows[brighter]] = np.maximum(mean[row[(fiber + side)[brighter]]], 0)
+    return light
 
 
 def shared_offsets(values: Floats, table: np.ndarray) -> Floats:
