@@ -16,7 +16,7 @@ from latenight.errors import StartupError
 from latenight.passes import usable_redshift
 from latenight.scorer import Scorer, load_scorer
 from latenight.scores import CHANNELS, SCORES
-from latenight.spectra import ARMS, N_PIX, SPECTYPES, UNKNOWN
+from latenight.spectra import ARMS, N_PIX, PIXEL, SPECTYPES, UNKNOWN, WAVE, ineligible_reasons
 from tests.bundles import PETALS, ROWS
 from tests.fakes import DEAD_ROW, SKY_ROWS, UNKNOWN_ROW, assert_same_tables, make_spectra
 
@@ -89,6 +89,21 @@ def test_the_flux_of_masked_pixels_does_not_matter(scorer: Scorer) -> None:
     garbage = np.where(spectra.ivar == 0, np.float32(np.nan), spectra.flux)
     expected = scorer.score(spectra).table
     assert_same_tables(scorer.score(replace(spectra, flux=garbage)).table, expected)
+
+
+@pytest.mark.parametrize("wave", [4100.0, 6500.0, 9300.0])
+def test_a_spike_is_told_with_its_wavelength(scorer: Scorer, wave: float) -> None:
+    """A pixel that is 60 sigma too high is found by a narrow window, at its wavelength to 16 pixels."""
+    spectra = make_spectra(70, seed=9)
+    pixel = np.abs(WAVE - wave).argmin()
+    flux, row = (
+        spectra.flux.copy(),
+        np.flatnonzero((ineligible_reasons(spectra) == "") & (spectra.ivar[:, pixel] > 0))[5],
+    )
+    flux[row, pixel] += 60 / np.sqrt(spectra.ivar[row, pixel])
+    told = scorer.score(replace(spectra, flux=flux)).table[row]
+    assert told["statistic"].startswith("scan")
+    assert told["wavelength"] == pytest.approx(wave, abs=16 * PIXEL)
 
 
 def test_the_petal_step_follows_the_noise_of_the_petal(scorer: Scorer) -> None:

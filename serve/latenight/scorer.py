@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from latenight.passes import Statistics
     from latenight.spectra import Spectra
 
-N_NETWORK = len(STATISTICS) - len(PASS2)  # statistics of the network come first
+N_NETWORK = STATISTICS.index(PASS2[0])  # statistics of the network come first
 
 # Golden spectra must be reproduced to this part of their value; TF32 products on a GPU round at 1e-3.
 TOLERANCE = {"CPUExecutionProvider": 1e-4, "CUDAExecutionProvider": 1e-2}
