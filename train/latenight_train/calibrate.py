@@ -122,7 +122,7 @@ def calibrate(
         [np.where(redshift_of(kind) == FOUND, UNKNOWN, spectypes) for kind in range(N_KINDS)]
     )[group]
     sizes = {name: int(np.count_nonzero(classes == name)) for name in SPECTYPES}
-    return fit_calibration(statistics, group, snr, _relatives(spectypes), part_of), sizes
+    return fit_calibration(statistics, group, snr, _relatives(spectypes), part_of, len(groups)), sizes
 
 
 def _versions(
