@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-SCHEMA = "latenight.bundle/1"
+SCHEMA = "latenight.bundle/2"  # 2: the statistics know the fibre beside
 FILES = ("model.onnx", "refine.onnx", "statistics.onnx", "knn.onnx")
 ARRAYS = ("modes.npz", "bank.npy", "bank_ids.npy", "calibration.npz", "golden.npz")
 
