@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
+FIBERS = 500  # of a petal
 CLIP = 4.0  # sigma: what a single pixel can say about its petal
 DIFFERENT = 5.0  # robust sigmas from the petal's other fibres
 HALF_STARTS = [arm.start + half for arm in ARMS for half in (0, arm.n // 2)]  # first pixels of half arms

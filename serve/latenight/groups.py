@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from latenight.fibres import FIBERS
 from latenight.spectra import ARM_EDGES, ARMS, WAVE
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ INFLATION = 5.0
 
 MIN_LOG_P = -690.0  # 1e-300: smaller numbers end at zero
 
-FIBERS = 500  # of a petal
 BLOCK = 25  # fibres: runs begin and end with the blocks of a slit head; an amplifier reads ten blocks
 WINDOWS = (25.0, 100.0, 400.0)  # widths of the wavelength ranges within an arm [A], overlapping by half
 # No statistic is the strangest one of more than this share of an ordinary petal's strange spectra.

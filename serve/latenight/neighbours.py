@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from latenight.channels import COMPARED, PASS2
-from latenight.fibres import petals_of
+from latenight.fibres import FIBERS, petals_of
 from latenight.skyfibres import known_median
 
 if TYPE_CHECKING:
@@ -23,14 +23,11 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-FIBERS = 500  # of a petal
 RUNS = (4, 8)  # fibres of a run
 MIN_RUN = 3  # fibres of a run that are known
 LIMIT = 4.0  # sigma: what a single fibre can say about its neighbours
-OFFSETS = [
-    [statistic.name for statistic in PASS2].index(statistic.name.replace("amplifier", "offset"))
-    for statistic in COMPARED
-]
+NAMES = [statistic.name for statistic in PASS2]
+OFFSETS = [NAMES.index(statistic.name.replace("amplifier", "offset")) for statistic in COMPARED]
 
 
 def light_beside(mean: Floats, norm: Floats, table: np.ndarray) -> Floats:

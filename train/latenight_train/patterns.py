@@ -15,7 +15,7 @@ from latenight_train.blocks import ARM_OF_BLOCK, BLOCK_WAVE, PIXELS_PER_ARM, par
 from latenight_train.modes import N_MODES
 from latenight_train.pixels import nearest
 from latenight_train.scans import both
-from latenight_train.second import BESIDE, MODEL, PLAIN, SKY_LINES, SKY_SIGMA, SLOPE
+from latenight_train.second import MODEL, NEIGHBOUR, PLAIN, SKY_LINES, SKY_SIGMA, SLOPE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -193,7 +193,7 @@ FAULTS = {
         "skylines_z_low",
         "skylines_z_high",
     ),
-    BESIDE: (*(f"crosstalk_{arm.name}" for arm in ARMS), "crosstalk"),
+    NEIGHBOUR: (*(f"crosstalk_{arm.name}" for arm in ARMS), "crosstalk"),
 }
 
 
@@ -214,7 +214,7 @@ def fault_shapes() -> dict[int, NDArray[np.float64]]:
         SKY_SIGMA: sky,
         SLOPE: arms,
         SKY_LINES: np.concatenate([arms, parts]),
-        BESIDE: np.concatenate([arms, whole]),
+        NEIGHBOUR: np.concatenate([arms, whole]),
     }
 
 

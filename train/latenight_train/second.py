@@ -54,7 +54,7 @@ LINE_ERROR = 0.15
 
 ELIMINATED = 10  # rows that the elimination takes at once
 # What a pattern is made of: 1 in sigma, and model, sky, slope of the model, sky lines, 1, light of the fibre beside.
-WHITE, MODEL, SKY_SIGMA, SLOPE, SKY_LINES, PLAIN, BESIDE = range(7)
+WHITE, MODEL, SKY_SIGMA, SLOPE, SKY_LINES, PLAIN, NEIGHBOUR = range(7)
 N_INGREDIENTS = 7
 # Those that calibration modes are made of, in this order.
 OWN = {MODEL: gains, SKY_SIGMA: skies, SLOPE: shifts, SKY_LINES: sky_bands}
