@@ -2,9 +2,9 @@
 
 A raw statistic ranks spectra by brightness (reference study: 9 % false alerts in the top S/N quintile at a
 nominal 1 %). So each statistic is first standardised per (group, log S/N) on held-out spectra, body and tail apart,
-then turned into a p by the held-out distribution. The smallest p of the statistics of a channel, and of all channels
-but the network's, is treated the same way once more; the results are uniform for ordinary spectra. The trainer learns
-the tables (latenight_train.learn_calibration).
+then turned into a p by the held-out distribution. The smallest p of the statistics of a channel, and what the combiner
+makes of all but the network's, is treated the same way once more; the results are uniform for ordinary spectra. The
+trainer learns the tables (latenight_train.learn_calibration).
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latenight.channels import COMBINED, FAMILIES, FAMILY, SIGN, STATISTICS
+from latenight import combiner
+from latenight.channels import FAMILIES, FAMILY, SIGN, STATISTICS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from latenight.combiner import Combiner
 
     Array = NDArray[np.float64]
 
@@ -44,11 +47,10 @@ class Tail:
 # tails of single statistics that begin at 8, 3, 1 and 0.5 %. How steep each of them is beyond follows from spectra left
 # out (Table.steepness); else the few statistics with heavy tails own the smallest p.
 SINGLE = Tail(0.05, 0.01, bend=1.0)
-# The smallest p must also bear what no flag tells of in the sample: missed cosmics and failed redshifts are 1 to 2 % of
-# it. The worst are left out (learn_calibration.TROUBLE); the others still own its top 1 %, so the tail begins below. Of
-# 16561 spectra of two new nights fell below 1 and .1 %: .93 and .18 % where -ln p goes as the power .35, .99 and .21 %
-# with this, 1.04 and .28 % with .7.
-SMALLEST = Tail(0.12, 0.04, bend=0.5)
+# What they say together must also bear what no flag tells of in the sample: missed cosmics and failed redshifts. The
+# worst are left out (learn_calibration.TROUBLE); the others still own its top 1 %, so the tail begins below. Of 24782
+# spectra of three new nights .92 and .12 % fell below 1 and .1 % so; .80 and .08 % with a bend of .5.
+STRANGEST = Tail(0.12, 0.04, bend=0.7)
 
 
 @dataclass(frozen=True)
@@ -76,22 +78,26 @@ class Table:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The tables of the single statistics and of the smallest p of each channel and of all."""
+    """The tables of the single statistics and of what they say together (strangest), and what combines them."""
 
     statistics: Table
-    smallest: Table
+    strangest: Table
+    combiner: Combiner
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays by name, for calibration.npz."""
-        parts = {"statistics": self.statistics, "smallest": self.smallest}
-        return {f"{part}_{k}": v for part, table in parts.items() for k, v in vars(table).items()}
+        parts = {"statistics": self.statistics, "strangest": self.strangest}
+        tables = {f"{part}_{k}": v for part, table in parts.items() for k, v in vars(table).items()}
+        return tables | self.combiner.arrays()
 
 
 def from_arrays(arrays: dict[str, np.ndarray]) -> Calibration:
     """The calibration saved by Calibration.arrays."""
     names = Table.__dataclass_fields__
-    parts = (Table(**{k: arrays[f"{part}_{k}"] for k in names}) for part in ("statistics", "smallest"))
-    return Calibration(*parts)
+    single, together = (
+        Table(**{k: arrays[f"{part}_{k}"] for k in names}) for part in ("statistics", "strangest")
+    )
+    return Calibration(single, together, combiner.from_arrays(arrays))
 
 
 def comparable(statistics: Array) -> Array:
@@ -134,15 +140,19 @@ def calibrated(
     """
     log_snr = log_snr_of(snr)
     p = p_values(calibration.statistics, SINGLE, comparable(statistics), group, log_snr)
-    least = p_values(calibration.smallest, SMALLEST, -np.log(smallest_of(p)), group, log_snr)
-    p_value = least[:, -1]
-    return PValues(p, least[:, :-1], p_value, p_value < 1 / (calibration.smallest.n[group] + 1))
+    together = p_values(calibration.strangest, STRANGEST, strangest(p, calibration.combiner), group, log_snr)
+    p_value = together[:, -1]
+    return PValues(p, together[:, :-1], p_value, p_value < 1 / (calibration.strangest.n[group] + 1))
 
 
-def smallest_of(p: Array) -> Array:
-    """The smallest p of each family and, last, of those that are combined, (N, number of families + 1)."""
+def strangest(p: Array, combined: Combiner) -> Array:
+    """-ln of the smallest p of each family and, last, the combiner's strangeness, (N, number of families + 1).
+
+    NaN where a family does not cover a spectrum (all its p are 1), which tells nothing of where it does.
+    """
     families = np.stack([p[:, k == FAMILY].min(axis=1) for k in range(len(FAMILIES))], axis=1)
-    return np.column_stack([families, families[:, COMBINED].min(axis=1)])
+    known = np.where(families < 1, -np.log(families), np.nan)
+    return np.column_stack([known, combiner.strangeness(combined, p)])
 
 
 def log_snr_of(snr: NDArray[np.float32]) -> Array:

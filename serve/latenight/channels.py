@@ -144,3 +144,4 @@ STATISTICS = (Statistic("recon", "recon"), Statistic("knn", "knn"), *PASS2, *COM
 FAMILY = np.array([FAMILIES.index(s.family) for s in STATISTICS])  # of each statistic
 SIGN = np.array([s.sign for s in STATISTICS])
 COMBINED = ~np.isin(FAMILIES, BESIDE)  # whether each family takes part in p_value
+TAKES_PART = COMBINED[FAMILY]  # likewise of each statistic

@@ -16,10 +16,11 @@ from latenight.calibration import (
     comparable,
     log_snr_of,
     p_values,
-    smallest_of,
     standardised,
+    strangest,
 )
 from latenight.channels import FAMILIES
+from latenight_train.combiner import learned_combiner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,17 +47,15 @@ Q97 = 1.8808  # of a normal distribution
 # Held-out spectra this far out in this share of their statistics are no part of what is ordinary. Those that are far
 # out in a few only stay: lines of active stars and nuclei are, and the rate of false alerts must count them.
 WILD_SIGMA, WILD_SHARE = 6.0, 0.25
-# Held-out spectra with a statistic as improbable as TROUBLE say nothing of the smallest p of ordinary ones: they are
-# cosmics that were missed and failed redshifts without flag, .5 to .9 % of a survey, and .0 to .2 % of what is known to
-# be ordinary. With them a nominal 1 % gave .82 and .80 % false alerts on two nights, without 1.01 and 1.02 (tables of a
-# quarter of the rows: .81 and .75, 1.06 and 1.04), quasars .46 and .54 %. Where more spectra are that strange models do
-# not hold, and no more than MOST_TROUBLED of them are left out (tables of 4300 rows, chi2 of 24 cells of new nights:
-# 372 with a limit of 2 %, 273 with 1 %).
-TROUBLE, MOST_TROUBLED = 1e-10, 0.01
-# How often the scales and stretches of neighbouring bins are drawn to each other: of a single statistic and of the
-# smallest p, whose errors are those of all. Chi2 of 24 cells of new nights, 54 000 rows, two quarters, two twelfths of
-# them: 20 24 36 190 83 where the smallest p is smoothed as single statistics are, 18 24 25 161 81 so.
-PASSES_SINGLE, PASSES_SMALLEST = (2, 1), (6, 6)
+# Held-out spectra that the combiner finds so strange say nothing of how strange ordinary ones are: they are missed
+# cosmics and failed redshifts without flag, .9 % of a survey, and .05 to .13 % of what is known to be ordinary.
+# With them a nominal 1 % gave .44 % false alerts on three new nights, without .92. Where more spectra are that strange
+# models do not hold, and no more than MOST_TROUBLED of them are left out.
+TROUBLE, MOST_TROUBLED = 10.0, 0.015
+# How often the scales and stretches of neighbouring bins are drawn to each other: of a single statistic and of what
+# they say together, whose errors are those of all. Chi2 of 24 cells of new nights, 54 000 rows, two quarters, two
+# twelfths of them: 20 24 36 190 83 where both are smoothed alike, 18 24 25 161 81 so.
+PASSES_SINGLE, PASSES_TOGETHER = (2, 1), (6, 6)
 # Spectra down to this factor below the start of a tail tell how steep it is, as if BELIEF of them had the slope of the
 # sample's quantiles. What strays further is left out: missed cosmics have any strength, and where they counted as FAR
 # 1 % of them made scans of single pixels blind (recall of cosmics .81 instead of .92, foreign lines .48 of .60). Recall
@@ -76,7 +75,7 @@ def fit_calibration(
     """Learn the calibration from held-out ordinary spectra.
 
     The p of a spectrum within the sample that they were read off are not those of a new one: the smallest of a hundred
-    shows it, and petals differ. So the distribution of the smallest p is that of spectra whose own fold was left out:
+    shows it, and petals differ. So what p-values say together is told by spectra whose own fold was left out:
     the more folds, the more the tables without one are like those of all (a nominal 10 % gave 8.5 % with 3 folds, 9.7 %
     with 12).
 
@@ -103,21 +102,21 @@ def fit_calibration(
         unseen = p_values(table, SINGLE, values[mine], group[mine], log_snr[mine])
         # What no other fold covers has only itself to go by.
         p[mine] = np.where(unseen < 1, unseen, p[mine])
-    smallest = np.empty((len(values), len(FAMILIES) + 1))
+    combiner = learned_combiner()
+    together = np.empty((len(values), len(FAMILIES) + 1))
     for mine, others in parts:
-        smallest[mine] = smallest_of(_steeper(p[mine], _steepness(p, others)[group[mine]]))
-    # A family that does not cover a spectrum has p = 1 there, which tells nothing of where it does.
-    known = np.where(smallest < 1, -np.log(smallest), np.nan)
+        steeper = _steeper(p[mine], _steepness(p, others)[group[mine]])
+        together[mine] = strangest(steeper, combiner)
     single = replace(single, steepness=_steepness(p, samples))
     certain = samples[:n_certain]
-    samples = [*_untroubled(certain, smallest[:, -1]), *samples[len(certain) :]]
-    return Calibration(single, _fit_table(known, samples, log_snr, PASSES_SMALLEST))
+    samples = [*_untroubled(certain, together[:, -1]), *samples[len(certain) :]]
+    return Calibration(single, _fit_table(together, samples, log_snr, PASSES_TOGETHER), combiner)
 
 
-def _untroubled(samples: Sequence[NDArray[np.bool_]], smallest: Array) -> list[NDArray[np.bool_]]:
-    """The samples without spectra whose smallest p (N,) tells of trouble."""
-    limits = [min(TROUBLE, np.quantile(smallest[sample], MOST_TROUBLED)) for sample in samples]
-    return [sample & (smallest >= limit) for sample, limit in zip(samples, limits, strict=True)]
+def _untroubled(samples: Sequence[NDArray[np.bool_]], strangeness: Array) -> list[NDArray[np.bool_]]:
+    """The samples without spectra whose strangeness (N,) tells of trouble."""
+    limits = [max(TROUBLE, np.nanquantile(strangeness[sample], 1 - MOST_TROUBLED)) for sample in samples]
+    return [sample & ~(strangeness > limit) for sample, limit in zip(samples, limits, strict=True)]
 
 
 def _without(samples: Sequence[NDArray[np.bool_]], fold: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
