@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from latenight.channels import BESIDE, STATISTICS
+from latenight.channels import BESIDE, STATISTICS, TAKES_PART
 from latenight.combiner import Combiner, evidence, from_arrays, log_odds, strangeness
 
 N_INPUTS = evidence(np.ones((1, len(STATISTICS)))).shape[1]
@@ -21,6 +21,10 @@ def combiner(seed: int = 0) -> Combiner:
 
 def p_values(n: int, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).uniform(1e-6, 1, (n, len(STATISTICS)))
+
+
+def strange(p: np.ndarray) -> np.ndarray:
+    return strangeness(combiner(), p, np.ones(len(p), bool))
 
 
 def test_log_odds_are_the_mean_of_the_networks() -> None:
@@ -40,7 +44,7 @@ def test_the_networks_own_statistics_take_no_part() -> None:
     beside = [k for k, statistic in enumerate(STATISTICS) if statistic.family in BESIDE]
     other = p.copy()
     other[:, beside] = 1e-30
-    np.testing.assert_array_equal(strangeness(combiner(), p), strangeness(combiner(), other))
+    np.testing.assert_array_equal(strange(p), strange(other))
 
 
 @pytest.mark.parametrize("column", [5, 60, 125])
@@ -48,7 +52,7 @@ def test_a_smaller_p_is_stranger_beyond_what_the_networks_know(column: int) -> N
     """From p = 1e-40 on each factor of ten adds the share of the smallest p, whatever the networks say."""
     p = np.tile(p_values(1), (3, 1))
     p[:, column] = (1e-40, 1e-50, 1e-200)
-    found = strangeness(combiner(), p)
+    found = strange(p)
     np.testing.assert_allclose(np.diff(found), 0.3 * np.log(10) * np.array([10, 150]), rtol=1e-6)
 
 
@@ -56,13 +60,21 @@ def test_a_spectrum_that_nothing_covers_has_no_strangeness() -> None:
     """Where every p is 1 the strangeness is NaN, which calibration makes p = 1."""
     p = np.ones((2, len(STATISTICS)))
     p[1, 7] = 0.5
-    np.testing.assert_array_equal(np.isfinite(strangeness(combiner(), p)), [False, True])
+    np.testing.assert_array_equal(np.isfinite(strange(p)), [False, True])
+
+
+def test_spectra_unlike_the_lessons_go_by_their_smallest_p() -> None:
+    """Where the networks were not taught, the order is that of the smallest p, and they change nothing."""
+    p, taught = p_values(20), np.arange(20) < 10
+    found = strangeness(combiner(), p, taught)
+    np.testing.assert_allclose(found[:10], strange(p)[:10], rtol=1e-5)
+    np.testing.assert_allclose(found[10:], -0.3 * np.log(p[10:, TAKES_PART].min(axis=1)))
 
 
 def test_extreme_p_values_give_finite_log_odds() -> None:
     """From p = 1e-300 to 1 everywhere nothing overflows."""
     for p in (1e-300, 1e-30, 0.999):
-        assert np.isfinite(strangeness(combiner(), np.full((1, len(STATISTICS)), p))).all()
+        assert np.isfinite(strange(np.full((1, len(STATISTICS)), p))).all()
 
 
 def test_arrays_bring_the_combiner_back() -> None:

@@ -78,17 +78,25 @@ class Table:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The tables of the single statistics and of what they say together (strangest), and what combines them."""
+    """The tables of the single statistics and of what they say together, and what combines them.
+
+    Attributes:
+        statistics: of each statistic.
+        strangest: of each family and of all together.
+        combiner: reads all p-values of a spectrum.
+        taught: (G,) whether it does so in a group; else the smallest p alone counts.
+    """
 
     statistics: Table
     strangest: Table
     combiner: Combiner
+    taught: NDArray[np.bool_]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays by name, for calibration.npz."""
         parts = {"statistics": self.statistics, "strangest": self.strangest}
         tables = {f"{part}_{k}": v for part, table in parts.items() for k, v in vars(table).items()}
-        return tables | self.combiner.arrays()
+        return tables | self.combiner.arrays() | {"taught": self.taught}
 
 
 def from_arrays(arrays: dict[str, np.ndarray]) -> Calibration:
@@ -97,7 +105,7 @@ def from_arrays(arrays: dict[str, np.ndarray]) -> Calibration:
     single, together = (
         Table(**{k: arrays[f"{part}_{k}"] for k in names}) for part in ("statistics", "strangest")
     )
-    return Calibration(single, together, combiner.from_arrays(arrays))
+    return Calibration(single, together, combiner.from_arrays(arrays), arrays["taught"])
 
 
 def comparable(statistics: Array) -> Array:
@@ -140,19 +148,20 @@ def calibrated(
     """
     log_snr = log_snr_of(snr)
     p = p_values(calibration.statistics, SINGLE, comparable(statistics), group, log_snr)
-    together = p_values(calibration.strangest, STRANGEST, strangest(p, calibration.combiner), group, log_snr)
+    strange = strangest(p, calibration.combiner, calibration.taught[group])
+    together = p_values(calibration.strangest, STRANGEST, strange, group, log_snr)
     p_value = together[:, -1]
     return PValues(p, together[:, :-1], p_value, p_value < 1 / (calibration.strangest.n[group] + 1))
 
 
-def strangest(p: Array, combined: Combiner) -> Array:
+def strangest(p: Array, combined: Combiner, taught: NDArray[np.bool_]) -> Array:
     """-ln of the smallest p of each family and, last, the combiner's strangeness, (N, number of families + 1).
 
     NaN where a family does not cover a spectrum (all its p are 1), which tells nothing of where it does.
     """
     families = np.stack([p[:, k == FAMILY].min(axis=1) for k in range(len(FAMILIES))], axis=1)
     known = np.where(families < 1, -np.log(families), np.nan)
-    return np.column_stack([known, combiner.strangeness(combined, p)])
+    return np.column_stack([known, combiner.strangeness(combined, p, taught)])
 
 
 def log_snr_of(snr: NDArray[np.float32]) -> Array:

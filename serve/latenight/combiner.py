@@ -57,15 +57,18 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Combiner:
     return Combiner(weights, biases)
 
 
-def strangeness(combiner: Combiner, p: Array) -> Array:
+def strangeness(combiner: Combiner, p: Array, taught: NDArray[np.bool_]) -> Array:
     """What is calibrated to p_value, (n,): larger is stranger, NaN where every p is 1.
 
     Args:
         combiner: of the bundle.
         p: (n, C) p-value of each statistic in the order of channels.STATISTICS, 1 where it is missing.
+        taught: (n,) whether the lessons knew such spectra; of others the smallest p alone counts.
     """
     strongest = _strengths(p).max(axis=1)
-    found = log_odds(combiner, p) + SHARE_OF_SMALLEST * strongest
+    found = SHARE_OF_SMALLEST * strongest
+    if taught.any():
+        found[taught] += log_odds(combiner, p[taught])
     return np.where(strongest > 0, found, np.nan)
 
 

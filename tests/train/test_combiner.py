@@ -35,7 +35,10 @@ def test_two_weak_signs_together_are_found() -> None:
     """At 1 % false alerts more than .8 of anomalies that only a pair of p-values shows, not .2 by the smallest p."""
     combiner = learn_combiner(*pairs(3000, 1))
     p, strange = pairs(2000, 2)
-    found = {"combined": strangeness(combiner, p), "smallest": -p[:, TAKES_PART].min(axis=1)}
+    found = {
+        "combined": strangeness(combiner, p, np.ones(len(p), bool)),
+        "smallest": -p[:, TAKES_PART].min(axis=1),
+    }
     recall = {k: np.mean(v[strange] > np.quantile(v[~strange], 0.99)) for k, v in found.items()}
     assert recall["combined"] > 0.8
     assert recall["smallest"] < 0.2

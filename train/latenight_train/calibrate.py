@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from latenight import petal
 from latenight.errors import StartupError
-from latenight.passes import FOUND, N_KINDS, TRUSTED, Passes, at_arms, redshift_of
+from latenight.passes import FOUND, N_KINDS, REDSHIFTS, TRUSTED, Passes, at_arms, redshift_of
 from latenight.skyfibres import known_median, known_variance, sky_sigma
 from latenight.spectra import N_PIX, SPECTYPES, UNKNOWN
 from latenight.threads import default_threads
@@ -122,7 +122,8 @@ def calibrate(
         [np.where(redshift_of(kind) == FOUND, UNKNOWN, spectypes) for kind in range(N_KINDS)]
     )[group]
     sizes = {name: int(np.count_nonzero(classes == name)) for name in SPECTYPES}
-    return fit_calibration(statistics, group, snr, _relatives(spectypes), part_of, len(groups)), sizes
+    kinds = {"n_certain": len(groups), "n_whole": len(REDSHIFTS) * len(groups)}
+    return fit_calibration(statistics, group, snr, _relatives(spectypes), part_of, **kinds), sizes
 
 
 def _versions(
