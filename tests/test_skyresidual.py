@@ -86,6 +86,15 @@ def test_without_enough_sky_fibres_of_one_petal_nothing_changes(n_sky: int, peta
     assert not known.any()
 
 
+def test_fibres_of_the_sky_without_data_do_not_count() -> None:
+    """Where all but MIN_SKY_FIBRES - 1 sky fibres of a petal are dead its residual is not known."""
+    spectra = petal_of()
+    spectra.ivar[MIN_SKY_FIBRES - 1 : N_SKY] = 0
+    found, known = without_sky_residual(spectra, REASONS, ONES)
+    np.testing.assert_array_equal(found.flux, spectra.flux)
+    assert not known.any()
+
+
 def test_petals_of_one_message_are_judged_apart_in_any_order() -> None:
     """Two petals with opposite residuals, their rows mixed, are each cleared as if they came alone."""
     one, two = petal_of(3), petal_of(4, left=-LEFT, seed=1)

@@ -15,7 +15,7 @@ import numpy as np
 
 from latenight.fibres import around, chunks, half_sums, ordinary_fibres, pattern_sums, petals_of, take_off
 from latenight.skyfibres import MIN_SKY_FIBRES, sky_sigma
-from latenight.spectra import ARMS, MAX_FLUX, MAX_IVAR, N_PIX
+from latenight.spectra import ARMS, MAX_FLUX, MAX_IVAR, MIN_GOOD_PIXELS, N_PIX
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +38,7 @@ def without_sky_residual(
 ) -> tuple[Spectra, NDArray[np.bool_]]:
     """The same spectra without the smooth residual of the sky of their petal, and in which rows it is known, (N,).
 
-    Petals with fewer than MIN_SKY_FIBRES sky fibres, and rows whose petal is not known, keep their flux.
+    Petals with fewer than MIN_SKY_FIBRES sky fibres that have data, and rows whose petal is not known, keep their flux.
 
     Args:
         spectra: the rows of one message.
@@ -47,7 +47,10 @@ def without_sky_residual(
     """
     flux, known = spectra.flux, np.zeros(len(spectra), bool)
     for petal, rows in petals_of(spectra.table):
-        sky = rows[reasons[rows] == "sky"]
+        # Fibres of the sky without data tell nothing of it.
+        sky = rows[
+            (reasons[rows] == "sky") & (np.count_nonzero(spectra.ivar[rows], axis=1) >= MIN_GOOD_PIXELS)
+        ]
         if petal < 0 or len(sky) < MIN_SKY_FIBRES:
             continue
         residual = _residual(spectra.flux[sky], spectra.ivar[sky], sky_variance)

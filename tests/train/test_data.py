@@ -49,6 +49,17 @@ def test_the_cache_is_used_for_the_same_files_only(tmp_path: Path) -> None:
     assert len(load_survey([tmp_path], tmp_path / "cache").table) == len(first.table) + 1
 
 
+def test_redshifts_that_came_later_are_read(tmp_path: Path) -> None:
+    """A survey read without redrock's file is read anew once that lies beside the coadd."""
+    path, *_ = write_survey(tmp_path)
+    redrock = path.with_name(path.name.replace("coadd-", "redrock-"))
+    content = redrock.read_bytes()
+    redrock.unlink()
+    assert np.isnan(load_survey([path], tmp_path / "cache").table["z"]).all()
+    redrock.write_bytes(content)
+    assert np.isfinite(load_survey([path], tmp_path / "cache").table["z"]).any()
+
+
 def test_a_bad_file_stops_the_training(tmp_path: Path) -> None:
     """Training never goes on silently without a file it was given."""
     paths = write_survey(tmp_path)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from latenight.desi import find_coadds, read_coadd
+from latenight.desi import find_coadds, read_coadd, redrock_beside
 from latenight.errors import StartupError
 from latenight.spectra import N_PIX, TABLE, UNKNOWN, Spectra, ineligible_reasons
 
@@ -58,7 +58,8 @@ def load_survey(paths: Sequence[Path], cache: Path) -> Survey:
 
     Args:
         paths: coadd files and directories.
-        cache: directory for the arrays; what it holds of the same files (path, size, mtime) is used again.
+        cache: directory for the arrays; what it holds of the same files, redrock's among them (path, size, mtime), is
+            used again.
 
     Raises:
         StartupError: there is no coadd.
@@ -67,7 +68,8 @@ def load_survey(paths: Sequence[Path], cache: Path) -> Survey:
     files = find_coadds(paths)
     if not files:
         raise StartupError(f"no coadd-*.fits below {', '.join(map(str, paths))}: name files or directories")
-    identity = [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    read = [path for file in files for path in (file, redrock_beside(file)) if path is not None]
+    identity = [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in read]
     index = cache / "index.json"
     if not index.is_file() or json.loads(index.read_text())["identity"] != identity:
         cache.mkdir(parents=True, exist_ok=True)
