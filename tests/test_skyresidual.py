@@ -106,6 +106,16 @@ def test_petals_of_one_message_are_judged_apart_in_any_order() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_exposures_in_one_file_are_judged_apart() -> None:
+    """Fibres that come again are of another exposure (spectra-* files), and cleared as if it came alone."""
+    first, second = petal_of(), petal_of(left=-LEFT, seed=1)
+    flux, ivar = (np.concatenate([getattr(first, k), getattr(second, k)]) for k in ("flux", "ivar"))
+    both = Spectra(flux, ivar, np.concatenate([first.table, second.table]), "fake")
+    found = cleared(both, np.concatenate([REASONS, REASONS]))
+    expected = np.concatenate([cleared(first), cleared(second)])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_bad_pixels_and_rows_that_are_not_scored_keep_their_flux() -> None:
     """Garbage under ivar 0 stays and spreads nowhere; a broken fibre is left alone."""
     spectra = petal_of()

@@ -23,10 +23,24 @@ ROWS = 16  # at a time: their arrays of 0.5 MB stay in the cache of a core
 
 
 def petals_of(table: np.ndarray) -> list[tuple[int, NDArray[np.intp]]]:
-    """PETAL (below 0 if it is not known) and rows of each petal of a message, by (tileid, petal)."""
-    petals = np.stack([table["tileid"], table["petal"]], axis=1)
+    """PETAL (below 0 if it is not known) and rows of each petal of a message, by (tileid, petal).
+
+    A fibre that comes again (spectra-* files) is of the next exposure, which is as another petal: sky and gain differ.
+    """
+    petals = np.stack([table["tileid"], table["petal"], _exposure(table)], axis=1)
     found, which = np.unique(petals, axis=0, return_inverse=True)
-    return [(int(petal), np.flatnonzero(which.ravel() == k)) for k, (_, petal) in enumerate(found)]
+    return [(int(petal), np.flatnonzero(which.ravel() == k)) for k, (_, petal, _) in enumerate(found)]
+
+
+def _exposure(table: np.ndarray) -> NDArray[np.intp]:
+    """How often the fibre of each row came before, (N,); 0 where petal or fibre is not known."""
+    fibres = np.stack([table["tileid"], table["petal"], table["fiber"]], axis=1)
+    _, which = np.unique(fibres, axis=0, return_inverse=True)
+    order = np.argsort(which.ravel(), kind="stable")
+    same = which.ravel()[order]
+    before = np.empty(len(table), np.intp)
+    before[order] = np.arange(len(table)) - np.searchsorted(same, same)
+    return np.where((table["petal"] >= 0) & (table["fiber"] >= 0), before, 0)
 
 
 def chunks(n: int) -> Iterator[slice]:
