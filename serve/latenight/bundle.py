@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-SCHEMA = "latenight.bundle/3"  # 3: p-values are combined by networks of its own
+SCHEMA = "latenight.bundle/4"  # 4: pass 2 knows where ordinary coefficients lie
 FILES = ("model.onnx", "refine.onnx", "statistics.onnx", "knn.onnx")
 ARRAYS = ("modes.npz", "bank.npy", "bank_ids.npy", "calibration.npz", "golden.npz")
 

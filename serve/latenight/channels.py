@@ -125,6 +125,10 @@ def _patterns() -> list[Statistic]:
         *_both("trough", "line", np.nan),
     ]
     found += [Statistic("second0", "line"), Statistic("second1", "line")]
+    found += [
+        Statistic("explosion", "line"),
+        Statistic("disc", "line"),
+    ]  # light of a supernova, of a cataclysmic
     for kind in ("fringe", "fringepart", "fringepair"):
         found += _arms(kind, "fringe", 1)
     return found

@@ -1,6 +1,6 @@
 """What all p-values of a spectrum say together: how much more like anomalies than like ordinary spectra they are.
 
-The smallest of 129 p-values must be very small to count, whatever it is. But anomalies show in several statistics at
+The smallest of 131 p-values must be very small to count, whatever it is. But anomalies show in several statistics at
 once, and some statistics are often strange in ordinary spectra. Small networks have learned both from injected
 anomalies (latenight_train.learn_combiner). They see p-values only, so they belong to no survey; what they say is
 calibrated like any statistic, and the smallest p keeps a share in it, for anomalies that nobody has injected.

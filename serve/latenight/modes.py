@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 FINE = 2  # points a bin
+# Where ordinary coefficients lie, of R regions: (K + 1, R), coefficients times its first rows plus the last are largest
+# in the region of a spectrum; (R, K) expected coefficients; (R, K * K) inverse covariances.
+REGIONS = ("centres", "expected", "precisions")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class ModeGroup:
     z_min: float
     z_max: float
     weights: dict[str, np.ndarray]
+
+    def given(self, *names: str) -> dict[str, np.ndarray]:
+        """What both graphs get, and beside it those named, in the order of the modules' arguments."""
+        return {name: self.weights[name] for name in ("modes", "profiles", "grid", *names)}
 
 
 def groups_of(
@@ -53,7 +60,13 @@ def read_modes(path: Path) -> list[ModeGroup]:
         facts = zip(arrays["spectype"].tolist(), arrays["z_range"].tolist(), strict=True)
         names = ("columns", "grid", "precision")
         return [
-            ModeGroup(spectype, z_min, z_max, weights_of(*(arrays[f"{name}_{k}"] for name in names)))
+            ModeGroup(
+                spectype,
+                z_min,
+                z_max,
+                weights_of(*(arrays[f"{name}_{k}"] for name in names))
+                | {name: arrays[f"{name}_{k}"] for name in REGIONS},
+            )
             for k, (spectype, (z_min, z_max)) in enumerate(facts)
         ]
 

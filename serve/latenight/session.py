@@ -58,6 +58,7 @@ class Graph:
             tf32: whether a GPU may round the factors of products to 10 bits: several times as fast, 1e-3 off.
         """
         self._session = _open_session(path, device=device, tf32=tf32)
+        self._inputs = {given.name for given in self._session.get_inputs()}
         self._outputs = [output.name for output in self._session.get_outputs()]
         self.provider: str = self._session.get_providers()[0]
         self._sizes = buckets[device_of(self.provider)]
@@ -79,14 +80,16 @@ class Graph:
 
         Args:
             rows: inputs with one entry per row, n rows each.
-            constants: from held.
+            constants: from held, others than the graph's among them.
             which: (k,) the rows that go through, in this order, which is that of the results; by default all.
         """
         which = np.arange(len(next(iter(rows.values())))) if which is None else which
 
+        shared = {name: value for name, value in (constants or {}).items() if name in self._inputs}
+
         def run(at: NDArray[np.intp]) -> list[np.ndarray]:
             bucket = {name: values[at] for name, values in rows.items()}
-            found: list[np.ndarray] = self._session.run(self._outputs, {**bucket, **(constants or {})})
+            found: list[np.ndarray] = self._session.run(self._outputs, {**bucket, **shared})
             return found
 
         parts = list(self._workers.map(run, self._buckets(which)))

@@ -22,7 +22,7 @@ from torch import Tensor
 from latenight import calibration
 from latenight.bundle import Bundle, load_bundle
 from latenight.channels import COMPARED, PASS2
-from latenight.modes import ModeGroup, groups_of, read_modes
+from latenight.modes import REGIONS, ModeGroup, groups_of, read_modes
 from latenight.passes import FOUND
 from latenight.redshift import find_redshifts, trials_of
 from latenight.spectra import N_PIX, SPECTYPES
@@ -78,15 +78,16 @@ class EagerScorer:
 
     def _second(self, rows: Tensors, modes: ModeGroup) -> Tensor:
         """Refinement and statistics of the rows of one group."""
-        constants = [
-            torch.from_numpy(modes.weights[name]) for name in ("modes", "profiles", "grid", "precision")
-        ]
+        prior, regions = (
+            [torch.from_numpy(values) for values in modes.given(*names).values()]
+            for names in (("precision",), REGIONS)
+        )
         spectra = [rows[name] for name in ("flux", "ivar", "z")]
-        refined = dict(zip(REFINEMENT_OUTPUTS, self.refine(*spectra, *constants), strict=True))
+        refined = dict(zip(REFINEMENT_OUTPUTS, self.refine(*spectra, *prior), strict=True))
         given = {"sky": rows["flux"].std(1, keepdim=True).expand(-1, N_PIX), **refined}
         given["beside"] = torch.zeros_like(refined["mean"])
         names = ("mean", "variance", "sky", "beside", "norm", "coefficients")
-        values: Tensor = self.statistics(*spectra, *(given[name] for name in names), *constants)[0]
+        values: Tensor = self.statistics(*spectra, *(given[name] for name in names), *regions)[0]
         return values
 
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from latenight.channels import PASS2
-from latenight.modes import weights_of
+from latenight.modes import REGIONS, ModeGroup, weights_of
 from latenight.spectra import ARMS, N_JOINT, N_PIX, WAVE, WAVE_JOINT
 from latenight_train.blocks import INSIDE, N_STACKED, stacked, stacked_joint, window_sums
+from latenight_train.hidden import discs, explosions
 from latenight_train.miscalibration import SKY_BANDS
 from latenight_train.modes import N_COLUMNS, N_MODES, QUIET
 from latenight_train.second import SIZE, SecondSolve
@@ -59,8 +60,21 @@ def inputs(n: int, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def statistics(rows: dict[str, np.ndarray], modes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    group = weights_of(columns() if modes is None else modes, GRID, np.eye(N_MODES, dtype=np.float32))
+ONE_REGION = {
+    "centres": np.zeros((N_MODES + 1, 1), np.float32),
+    "expected": np.zeros((1, N_MODES), np.float32),
+    "precisions": np.eye(N_MODES, dtype=np.float32).reshape(1, -1),
+}
+
+
+def statistics(
+    rows: dict[str, np.ndarray],
+    modes: np.ndarray | None = None,
+    regions: dict[str, np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    unit = np.eye(N_MODES, dtype=np.float32)
+    weights = weights_of(columns() if modes is None else modes, GRID, unit) | (regions or ONE_REGION)
+    group = ModeGroup("GALAXY", 0, 1, weights).given(*REGIONS)
     with torch.inference_mode():
         values, waves = STATISTICS(*(torch.from_numpy(v) for v in (*rows.values(), *group.values())))
     return values.numpy(), waves.numpy()
@@ -93,6 +107,11 @@ def test_mean_squares_are_one_on_noise() -> None:
         assert of(ordinary(), name).mean() == pytest.approx(1, abs=0.1), name
 
 
+# Between two of the patterns: light of a supernova and of a disc, 1 at their brightest.
+EXPLOSION, DISC = (
+    (shapes[:, 0] + shapes[:, 1]) / (shapes[:, 0] + shapes[:, 1]).max()
+    for shapes in (explosions(WAVE), discs(WAVE))
+)
 FAULTS: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
     "offset_b_low": lambda x: np.where((WAVE < 4730) & (np.arange(N_PIX) < 2751), 0.4, 0),
     "skylines_r": lambda x: np.where((x["sky"][0] > 1) & (np.arange(N_PIX) // 2751 == 1), 1.0, 0),
@@ -109,6 +128,8 @@ FAULTS: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
     ),
     "crosstalk_r": lambda x: np.where(np.arange(N_PIX) // 2751 == 1, 0.1 * (5 + np.sin(WAVE / 200 + 1)), 0),
     "shift_z": lambda x: np.where(np.arange(N_PIX) >= 5077, light(WAVE + 0.8) - light(WAVE), 0),
+    "explosion": lambda x: 1.5 * EXPLOSION,
+    "disc": lambda x: 1.0 * DISC,
 }
 
 
@@ -218,3 +239,47 @@ def test_stacking_keeps_the_pixels_of_each_arm() -> None:
         found = values(torch.from_numpy(grid)[None].expand(2, -1))
         assert found.shape == (2, N_STACKED)
         np.testing.assert_allclose(found[1, inside].numpy(), WAVE)
+
+
+def test_a_region_decides_what_the_modes_may_explain() -> None:
+    """A mode's light is seen where ordinary spectra near by hardly have it, and is not where they all do."""
+    rows = inputs(40)
+    light_of_mode = (
+        3 * 0.5 * np.cos(np.pi * (np.log(WAVE) - GRID[0]) * GRID[1] / 1101)
+    )  # coefficient 0.5, norm 3
+    rows["flux"] += light_of_mode.astype(np.float32)
+    tight = 1e4 * np.eye(N_MODES, dtype=np.float32).reshape(1, -1)
+    used = np.zeros((1, N_MODES), np.float32)
+    used[0, 1] = 0.5
+    chi2 = {}
+    for name, changed in {
+        "free": {},
+        "never": {"precisions": tight},
+        "always": {"precisions": tight, "expected": used},
+    }.items():
+        chi2[name] = np.median(of(statistics(rows, regions=ONE_REGION | changed)[0], "block256"))
+    assert chi2["free"] == pytest.approx(1, abs=0.15)
+    assert chi2["always"] == pytest.approx(1, abs=0.15)
+    assert chi2["never"] > 1.5
+
+
+def test_a_spectrum_belongs_to_the_nearest_region() -> None:
+    """Statistics are those of the region whose centre lies nearest to the coefficients of pass 1."""
+    rows = inputs(4)
+    rows["coefficients"][:, 0] = [-2, -0.4, 0.3, 5]
+    two = {name: np.concatenate([v, v], axis=int(name == "centres")) for name, v in ONE_REGION.items()}
+    two["centres"][0], two["centres"][-1] = [-2, 2], [-1, -1]  # at -1 and 1
+    two["precisions"] = two["precisions"] * np.array([[1], [100]], np.float32)
+    alone = [
+        statistics(rows, regions=ONE_REGION | {"precisions": two["precisions"][k : k + 1]})[0]
+        for k in range(2)
+    ]
+    found = statistics(rows, regions=two)[0]
+    np.testing.assert_allclose(found[:2], alone[0][:2], rtol=1e-5, equal_nan=True)
+    np.testing.assert_allclose(found[2:], alone[1][2:], rtol=1e-5, equal_nan=True)
+
+
+def test_the_end_of_an_arm_is_no_sky_line() -> None:
+    """A sky without lines has no excess of lines anywhere, ends of arms included."""
+    sky = stacked(torch.ones(1, N_PIX)) * torch.from_numpy(INSIDE)
+    assert STATISTICS.solve.line_excess(sky).abs().max() == 0

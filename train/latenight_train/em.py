@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from latenight_train.regions import learn_regions
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -34,6 +36,7 @@ class LinearModel:
         mean: (k,).
         prior: (k, k).
         quiet: (bins,) 0 in restless bins, else 1.
+        regions: as learn_regions gives them, of coefficients whose means are 0.
     """
 
     modes: Tensor
@@ -41,6 +44,7 @@ class LinearModel:
     mean: Tensor
     prior: Tensor
     quiet: Tensor
+    regions: tuple[Tensor, Tensor, Tensor]
 
 
 @torch.inference_mode()
@@ -68,7 +72,9 @@ def learn(y: Tensor, w: Tensor, k: int, smooth: int, seed: int, quiet: Tensor | 
     # How well the modes themselves are known adds to the variance: tr(Cov(B_j) (S + m m')).
     second = torch.linalg.inv(prior) + mean[:, None] * mean
     s2 = s2 + torch.einsum("jkl,kl->j", _inverse(h_prior), second).clamp(0, 1)
-    return LinearModel(modes, s2, mean, prior, _quiet(w, robust) if quiet is None else quiet)
+    quiet = _quiet(w, robust) if quiet is None else quiet
+    regions = learn_regions(coefficients - mean, covariance, modes, seed)
+    return LinearModel(modes, s2, mean, prior, quiet, regions)
 
 
 def _quiet(w: Tensor, robust: Tensor) -> Tensor:

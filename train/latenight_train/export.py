@@ -41,7 +41,13 @@ def export_refinement(refinement: nn.Module, path: Path) -> None:
     """Write the exact refinement: flux, ivar, z and the modes of a group -> REFINEMENT_OUTPUTS."""
     n = 3
     inputs = {"flux": torch.ones(n, N_PIX), "ivar": torch.ones(n, N_PIX), "z": torch.full((n,), 0.3)}
-    _export(refinement, {**inputs, **_group()}, REFINEMENT_OUTPUTS, path, GROUP_AXES)
+    _export(
+        refinement,
+        {**inputs, **_group(), "precision": torch.eye(N_MODES)},
+        REFINEMENT_OUTPUTS,
+        path,
+        GROUP_AXES,
+    )
 
 
 def export_statistics(statistics: nn.Module, path: Path) -> None:
@@ -55,7 +61,12 @@ def export_statistics(statistics: nn.Module, path: Path) -> None:
         "beside": torch.ones(n, N_JOINT),
     }
     inputs |= {"norm": torch.ones(n), "coefficients": torch.ones(n, N_MODES)}
-    _export(statistics, {**inputs, **_group()}, STATISTICS_OUTPUTS, path, GROUP_AXES)
+    regions = {
+        "centres": torch.ones(N_MODES + 1, 3),
+        "expected": torch.ones(3, N_MODES),
+        "precisions": torch.eye(N_MODES).repeat(3, 1, 1).flatten(1),
+    }
+    _export(statistics, {**inputs, **_group(), **regions}, STATISTICS_OUTPUTS, path, GROUP_AXES)
 
 
 GROUP_AXES: dict[str, dict[int, str]] = {
@@ -63,16 +74,18 @@ GROUP_AXES: dict[str, dict[int, str]] = {
     "profiles": {1: "points"},
     "grid": {},
     "precision": {},
+    "centres": {1: "regions"},
+    "expected": {0: "regions"},
+    "precisions": {0: "regions"},
 }
 
 
 def _group() -> dict[str, torch.Tensor]:
-    """Example of the inputs that all rows of a group share."""
+    """Example of the inputs that all rows of a group share, in both passes."""
     return {
         "modes": torch.ones(500, N_MODES),
         "profiles": torch.ones(3, 500),
         "grid": torch.tensor([8.0, 1e4, 499.0], dtype=torch.float64),
-        "precision": torch.eye(N_MODES),
     }
 
 

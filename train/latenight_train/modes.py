@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from latenight.errors import StartupError
-from latenight.modes import ModeGroup, weights_of
+from latenight.modes import REGIONS, ModeGroup, weights_of
 from latenight.spectra import WAVE
 from latenight_train.data import evenly
 from latenight_train.em import learn
@@ -94,10 +94,12 @@ class Modes:
             bins, 0 where lines of ordinary but rare objects stand.
         precision: (N_MODES, N_MODES) inverse covariance of the coefficients, whose means are 0: a spectrum is the
             mean spectrum plus modes times coefficients.
+        regions: of the coefficients, by the names of latenight.modes.REGIONS.
     """
 
     columns: Floats
     precision: Floats
+    regions: dict[str, Floats]
 
 
 Models = list[tuple[Group, Modes]]  # of the groups that have enough spectra
@@ -169,7 +171,7 @@ def served(models: Models) -> list[ModeGroup]:
     """The linear models as the scorer uses them."""
     found = []
     for group, modes in models:
-        weights = weights_of(modes.columns, group.grid, modes.precision)
+        weights = weights_of(modes.columns, group.grid, modes.precision) | modes.regions
         found.append(ModeGroup(group.spectype, group.z_min, group.z_max, weights))
     return found
 
@@ -182,6 +184,7 @@ def write_modes(models: Models, path: Path) -> None:
     }
     for k, (group, modes) in enumerate(models):
         arrays |= {f"columns_{k}": modes.columns, f"grid_{k}": group.grid, f"precision_{k}": modes.precision}
+        arrays |= {f"{name}_{k}": values for name, values in modes.regions.items()}
     np.savez(path, allow_pickle=False, **arrays)
 
 
@@ -203,4 +206,16 @@ def fit_modes(y: Tensor, w: Tensor, group: Group, seed: int, whole: Modes | None
     columns[:, N_MODES:] = torch.stack([model.modes.T @ model.mean, model.s2, model.quiet], dim=1)
     precision = torch.eye(N_MODES)
     precision[:k, :k] = model.prior
-    return Modes(columns.numpy(), precision.numpy())
+    return Modes(columns.numpy(), precision.numpy(), _filled(*model.regions))
+
+
+def _filled(centres: Tensor, expected: Tensor, precisions: Tensor) -> dict[str, Floats]:
+    """Regions of k modes as those of N_MODES, of which the others are not used."""
+    n, k = expected.shape
+    all_centres, all_expected = torch.zeros(N_MODES + 1, n), torch.zeros(n, N_MODES)
+    all_centres[:k], all_centres[-1] = centres[:-1], centres[-1]
+    all_expected[:, :k] = expected
+    all_precisions = torch.eye(N_MODES).repeat(n, 1, 1)
+    all_precisions[:, :k, :k] = precisions
+    regions = (all_centres, all_expected, all_precisions.flatten(1))
+    return {name: values.numpy() for name, values in zip(REGIONS, regions, strict=True)}

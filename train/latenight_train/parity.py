@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from latenight.errors import StartupError
-from latenight.modes import groups_of, read_modes
+from latenight.modes import REGIONS, groups_of, read_modes
 from latenight.passes import MODES_BUCKETS, usable_redshift
 from latenight.session import Graph
 from latenight.spectra import N_PIX, SPECTYPES, UNKNOWN, ineligible_reasons
@@ -50,13 +50,13 @@ def parity(model: Model, golden: Spectra, folder: Path) -> dict[str, float]:
     for k in np.unique(of_row[of_row >= 0]).tolist():
         modes, served = groups[k], np.flatnonzero(of_row == k)
         mine = {name: values[served] for name, values in spectra.items()}
-        pairs["refine"].append(_both(refine, folder / "refine.onnx", mine, modes.weights))
+        pairs["refine"].append(_both(refine, folder / "refine.onnx", mine, modes.given("precision")))
         first = dict(zip(REFINEMENT_OUTPUTS, pairs["refine"][-1][1], strict=True))
         first["sky"] = np.full((len(served), N_PIX), np.median(mine["flux"].std(axis=1)), np.float32)
         first["beside"] = np.roll(first["mean"], 1, axis=0)
         used = ("mean", "variance", "sky", "beside", "norm", "coefficients")
         mine |= {name: first[name] for name in used}
-        pairs["statistics"].append(_both(statistics, folder / "statistics.onnx", mine, modes.weights))
+        pairs["statistics"].append(_both(statistics, folder / "statistics.onnx", mine, modes.given(*REGIONS)))
     names = {"model": MODEL_OUTPUTS, "refine": REFINEMENT_OUTPUTS, "statistics": STATISTICS_OUTPUTS}
     found = {graph: _worst(names[graph], some) for graph, some in pairs.items() if some}
     for graph, worst in found.items():

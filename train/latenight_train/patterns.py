@@ -12,6 +12,7 @@ from torch.nn import functional
 from latenight.channels import BALMER_SPEEDS, BLUE_LENGTHS, EDGE_LENGTHS, EDGES, MIDDLE, TAKES_OVER
 from latenight.spectra import ARMS, PIXEL
 from latenight_train.blocks import ARM_OF_BLOCK, BLOCK_WAVE, PIXELS_PER_ARM, part, window_sums
+from latenight_train.hidden import discs, explosions
 from latenight_train.modes import N_MODES
 from latenight_train.pixels import nearest
 from latenight_train.scans import both
@@ -33,9 +34,9 @@ BROAD_LINE = 1700.0  # km/s
 TROUGHS = ((1549.1, 1.0), (1397.0, 0.6), (1240.1, 0.8))
 SPEEDS = (3000.0, 5500.0, 8500.0, 12000.0, 16000.0, 21000.0)
 SPEED_WIDTHS = (800.0, 1800.0, 3800.0)
-# Broad lines and troughs are read off a grid in the rest frame that begins bluer, and ends redder, than all of them:
-# ln(wavelength), step 60 km/s.
-REST = np.arange(np.log(1050.0), np.log(9100.0), 2e-4)
+# Broad lines, troughs and light of other objects are read off a grid in the rest frame that begins bluer, and ends
+# redder, than all lines: ln(wavelength), step 60 km/s.
+REST = np.arange(np.log(1050.0), np.log(9900.0), 2e-4)
 SEGMENT = 512  # pixels of a periodogram
 # Lines that galaxies show together, with typical strengths: star-forming with and without [O III].
 LINE_SETS = (
@@ -47,9 +48,14 @@ OWN_SETS = (
     {3728.5: 1.0, 4862.7: 0.6, 5008.2: 1.2, 6564.6: 1.2},
     {3728.5: 1.0, 4862.7: 0.5, 6564.6: 1.3, 6725.0: 0.8},
     {4862.7: 0.35, 5008.2: 1.0},
+    {3728.5: 0.2, 4862.7: 0.35, 5008.2: 2.2, 6564.6: 0.9},  # a metal-poor starburst
 )
 Z_MIN, Z_MAX, Z_STEP = 0.02, 1.4, 1.6e-4  # the step is one of ln(1 + z)
 N_SECOND = int(np.log((1 + Z_MAX) / (1 + Z_MIN)) / Z_STEP)
+HIDDEN = {"explosion": explosions, "disc": discs}
+# Of a pattern this part at least counts as what modes cannot imitate. Of light that is much like the spectrum's own
+# they leave a few percent of the significance.
+HIDDEN_LEFT = 0.003
 
 
 class Patterns(nn.Module):
@@ -61,6 +67,7 @@ class Patterns(nn.Module):
     own_sets: Tensor
     broad: Tensor
     winds: Tensor
+    hidden: Tensor
     waves: Tensor
     second_pixels: Tensor
 
@@ -76,6 +83,9 @@ class Patterns(nn.Module):
         self.register_buffer("own_sets", torch.tensor(sets))
         self.register_buffer("broad", torch.from_numpy(broad_line_shapes()).float())
         self.register_buffer("winds", torch.from_numpy(trough_shapes()).float())
+        hidden = [shapes(np.exp(REST)) for shapes in HIDDEN.values()]
+        self.n_hidden = [shapes.shape[1] for shapes in hidden]
+        self.register_buffer("hidden", torch.from_numpy(np.concatenate(hidden, axis=1)).float())
         self.register_buffer("waves", torch.from_numpy(fourier()).float())
         self.register_buffer("second_pixels", torch.from_numpy(log_pixels())[None])
 
@@ -86,7 +96,8 @@ class Patterns(nn.Module):
         narrow = next(window_sums(s.x.clamp(-30, 30).reshape(-1, 3, PIXELS_PER_ARM), (4,)))[0] / 2
         at = nearest(self.ln_wave, z, self.grid)
         lines = [*self.broad_lines(s, at, z1), self.trough(s, at), *self.narrow_lines(narrow, z1)]
-        return [*self.faults(s), *lines, *self.fringes(s), *self.second(narrow)]
+        others = [*self.second(narrow), *self.others(s, at)]
+        return [*self.faults(s), *lines, *self.fringes(s), *others]
 
     def faults(self, s: Solved) -> list[Found]:
         """Gains, offsets and shifts of arms or halves of them, sky lines."""
@@ -113,6 +124,12 @@ class Patterns(nn.Module):
         covered = (~torch.isnan(t)).to(t.dtype).amax(1, keepdim=True) > 0.5
         best = torch.stack([sign * t for sign in (1, -1)], dim=1).nan_to_num(-1e9).amax(2)
         return both("trough"), torch.where(covered, best, torch.full((), torch.nan)), None
+
+    def others(self, s: Solved, at: Tensor) -> list[Found]:
+        """Light of another object in the fibre, the best of each class; at (N, 543) points of the grid of REST."""
+        shapes = functional.embedding(at, self.hidden).transpose(1, 2)
+        found = torch.split(s.significance(PLAIN, shapes, HIDDEN_LEFT), self.n_hidden, dim=1)
+        return [((name,), t.amax(1, keepdim=True), None) for name, t in zip(HIDDEN, found, strict=True)]
 
     def extremes(self, name: str, t: Tensor, z1: Tensor) -> Found:
         """The strongest of the lines, t (N, lines), of each sign, and where it is."""

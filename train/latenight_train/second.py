@@ -52,6 +52,7 @@ LINE_BLOCKS = 7  # 90 A: the dark sky, or the continuum, around a line
 # recall at 1 % false alerts on a simulated night with 0, .08, .15 and .3: .348, .362, .378 and .364.
 LINE_ERROR = 0.15
 
+LEFT = 0.03  # of a pattern's square, so that t is good to 1e-5
 ELIMINATED = 10  # rows that the elimination takes at once
 # What a pattern is made of: 1 in sigma, and model, sky, slope of the model, sky lines, 1, light of the fibre beside.
 WHITE, MODEL, SKY_SIGMA, SLOPE, SKY_LINES, PLAIN, NEIGHBOUR = range(7)
@@ -83,15 +84,17 @@ class Solved:
     whitener: Tensor
     change: Tensor
 
-    def significance(self, ingredient: int, shapes: Tensor) -> Tensor:
-        """The t of patterns shapes (n, T, 543) times an ingredient, (n, T); NaN where a pattern has no light."""
+    def significance(self, ingredient: int, shapes: Tensor, least: float = LEFT) -> Tensor:
+        """The t of patterns shapes (n, T, 543) times an ingredient, (n, T); NaN where a pattern has no light.
+
+        At least a part of a pattern counts as left by the modes: the difference of two float32 numbers knows 1e-7.
+        """
         above, total = (
             (shape @ sums[:, ingredient, :, None]).flatten(1)
             for shape, sums in ((shapes, self.products), (shapes.square(), self.squares))
         )
         explained = shapes @ self.projections[ingredient] @ self.whitener.transpose(1, 2)
-        # At least 3 %: the difference of two float32 numbers knows 1e-7 of them, and t shall be good to 1e-5.
-        left = torch.maximum(total - explained.square().sum(2), 0.03 * total)
+        left = torch.maximum(total - explained.square().sum(2), least * total)
         return torch.where(total > 1e-9, above / left.clamp(min=1e-12).sqrt(), torch.full((), torch.nan))
 
 
@@ -99,6 +102,7 @@ class SecondSolve(nn.Module):
     """Fits modes and calibration modes to what pass 1 and the petal step left."""
 
     inside: Tensor
+    covered: Tensor
     ln_wave: Tensor
     unit: Tensor
     own_prior: Tensor
@@ -112,6 +116,8 @@ class SecondSolve(nn.Module):
         self.register_buffer("per_ln_wave", torch.from_numpy(wave / (2 * PIXEL)).float())
         for ingredient, shapes in OWN.items():
             self.register_buffer(f"own_{ingredient}", torch.from_numpy(shapes()).float())
+        covered = self.surroundings(self.inside[None]).clamp(min=1 / LINE_BLOCKS)
+        self.register_buffer("covered", covered)
         self.register_buffer("unit", torch.eye(SIZE))
         self.register_buffer("own_prior", torch.diag((torch.arange(SIZE) >= N_MODES).float()))
         self.below = torch.split(torch.tril(torch.ones(ELIMINATED, ELIMINATED), -1), 1, dim=1)
@@ -130,7 +136,9 @@ class SecondSolve(nn.Module):
         modes: Tensor,
         profiles: Tensor,
         grid: Tensor,
-        precision: Tensor,
+        centres: Tensor,
+        expected: Tensor,
+        precisions: Tensor,
     ) -> Solved:
         """Solve for a batch of spectra of one group.
 
@@ -144,10 +152,12 @@ class SecondSolve(nn.Module):
             beside: (N, 7781) light of a brighter neighbour on the detector, 0 without one.
             norm: (N,) of pass 1.
             coefficients: (N, N_MODES) of pass 1.
-            modes: of the group, as for Refinement; so are profiles, grid and precision.
+            modes: of the group, as for Refinement; so are profiles and grid.
             profiles: (3, points).
             grid: (3,).
-            precision: (N_MODES, N_MODES).
+            centres: (N_MODES + 1, R) and the next two: where ordinary coefficients lie, as in latenight.modes.REGIONS.
+            expected: (R, N_MODES).
+            precisions: (R, N_MODES * N_MODES).
         """
         flux, ivar = clean(flux, ivar)
         norm = norm[:, None]
@@ -170,12 +180,17 @@ class SecondSolve(nn.Module):
         at = nearest(self.ln_wave, z, grid)
         weighted = functional.embedding(at, modes) * robust[:, PLAIN, :, None]
         projections = self.projections(weighted, own, robust)
+        region = (
+            coefficients @ part(centres, 0, 0, N_MODES) + part(centres, 0, N_MODES, N_MODES + 1)
+        ).argmax(1)
+        precision = functional.embedding(region, precisions).reshape(-1, N_MODES, N_MODES)
+        off = coefficients - functional.embedding(region, expected)
         system = self.system(weighted.transpose(1, 2) @ weighted + precision, projections)
         whitener = self.whitener_of(system)
         before = y * robust[:, PLAIN]
         residual, change = before, torch.zeros_like(system[:, :, :1])
         for _ in range(STEPS):
-            right = self.pull(residual, weighted, own) - self.prior_pull(precision, coefficients, change)
+            right = self.pull(residual, weighted, own) - self.prior_pull(precision, off, change)
             change = change + whitener.transpose(1, 2) @ (whitener @ right)  # (N, 60, 1)
             residual = before - self.explained(change, weighted, own)
         x = residual * less
@@ -206,7 +221,8 @@ class SecondSolve(nn.Module):
 
     def line_excess(self, sky: Tensor) -> Tensor:
         """By how much the sky's lines stand out, (N, 8688), in the unit of sky."""
-        around = self.surroundings(sky).clamp(min=1e-9)
+        # What fills an arm up beyond its end, 0, is no dark sky: with it a fifth of the pattern of B was there.
+        around = (self.surroundings(sky) / self.covered).clamp(min=1e-9)
         excess = sky * sky / around - around
         # Where there are no lines, rounding leaves 1e-7 of the sky, which is no pattern.
         return torch.where(excess > 0.01 * around, excess, torch.zeros(()))
@@ -242,10 +258,10 @@ class SecondSolve(nn.Module):
         modes = weighted.transpose(1, 2) @ residual[:, :, None]
         return torch.cat([modes, *self.own(sums)], dim=1)
 
-    def prior_pull(self, precision: Tensor, coefficients: Tensor, change: Tensor) -> Tensor:
-        """P times all coefficients, (N, 60, 1)."""
+    def prior_pull(self, precision: Tensor, off: Tensor, change: Tensor) -> Tensor:
+        """P times how far all coefficients are off their expectation, (N, 60, 1)."""
         b, own = torch.split(change, [N_MODES, SIZE - N_MODES], dim=1)
-        return torch.cat([precision @ (coefficients[:, :, None] + b), own], dim=1)
+        return torch.cat([precision @ (off[:, :, None] + b), own], dim=1)
 
     def system(self, modes_part: Tensor, projections: tuple[Tensor, ...]) -> Tensor:
         """M'WM + P, (N, 60, 60)."""
