@@ -32,11 +32,17 @@ def learn_regions(
 
     Returns:
         centres (k + 1, R): coefficients times the first k rows, plus the last, is largest for their region; expected
-        coefficients (R, k) and inverse covariance (R, k, k) of each region.
+        coefficients (R, k) and inverse covariance (R, k, k) of each region. Too few spectra for two regions share one,
+        with the prior of all.
     """
+    n = min(len(coefficients) // PER_REGION, MOST)
+    if n < 2:
+        # So few know their own scatter no better than the prior does: spectra left out would all be odd.
+        k = len(modes)
+        return torch.zeros(k + 1, 1), torch.zeros(1, k), torch.eye(k)[None]
     turn = torch.linalg.eigh(modes @ modes.T).eigenvectors[:, -LEADING:]  # (k, LEADING)
     at = coefficients @ turn
-    centres = _centres(at, min(max(len(at) // PER_REGION, 1), MOST), seed)
+    centres = _centres(at, n, seed)
     distances = torch.cdist(at, centres)
     # By how much each spectrum is nearer to another centre: 0 for a region's own.
     outside = distances - distances.min(1, keepdim=True).values
