@@ -164,7 +164,10 @@ def _narrow_lines(galaxy: Galaxy, rng: np.random.Generator, active: bool) -> lis
 
 
 def emission_lines(galaxy: Galaxy, young: Array, continuum: Array, rng: np.random.Generator) -> Array:
-    """The narrow emission lines of a galaxy on the DESI pixels, (7958,), in units of its continuum."""
+    """The narrow emission lines of a galaxy on the DESI pixels, (7958,), in units of its continuum.
+
+    The line-spread function is not applied, as to the light of its stars.
+    """
     # Equivalent width of H-beta on the light of stars under 10 Myr; gives H-alpha of 10-80 A in spirals.
     hbeta = 35.0 * float(young[pixel_of(4870.0)]) * rng.lognormal(0.0, 0.25)
     nucleus = galaxy.nucleus * (hbeta + 0.3 * float(continuum[pixel_of(4870.0)]))
@@ -181,7 +184,7 @@ def emission_lines(galaxy: Galaxy, young: Array, continuum: Array, rng: np.rando
             wave.append(rest * (1.0 + galaxy.z))
             flux.append(total * ratio * dust * (1.0 + galaxy.z))
             width.append(sigma)
-    return lines(np.array(wave), np.array(flux), np.array(width))
+    return lines(np.array(wave), np.array(flux), np.array(width), seen=False)
 
 
 def interstellar_absorption(rng: np.random.Generator) -> Array:

@@ -63,19 +63,27 @@ def line_spread(flux: Array) -> Array:
     return out
 
 
-def lines(wave: Sequence[float] | Array, flux: Sequence[float] | Array, sigma_kms: Array | float) -> Array:
-    """Gaussian lines on the DESI pixels, line-spread function and pixel width included, (7958,).
+def lines(
+    wave: Sequence[float] | Array,
+    flux: Sequence[float] | Array,
+    sigma_kms: Array | float,
+    *,
+    seen: bool = True,
+) -> Array:
+    """Gaussian lines on the DESI pixels, averaged over each pixel, (7958,).
 
     Args:
         wave: observed vacuum wavelengths [A].
         flux: integrated line fluxes [A x unit of the spectrum].
         sigma_kms: intrinsic velocity dispersions.
+        seen: whether through the line-spread function; if not, line_spread is still to come.
     """
     out = np.zeros(N_PIX)
     for centre, total, kms in np.broadcast(wave, flux, sigma_kms):
         for arm in ARMS:
             # The pixel is a box of 0.8 A: its variance, 0.8^2/12, adds to that of the line.
-            sigma = np.sqrt((centre * kms / LIGHT) ** 2 + LSF_SIGMA[arm.name] ** 2 + PIXEL**2 / 12.0)
+            spread = LSF_SIGMA[arm.name] if seen else 0.0
+            sigma = np.sqrt((centre * kms / LIGHT) ** 2 + spread**2 + PIXEL**2 / 12.0)
             first = max(int((centre - 6.0 * sigma - arm.wave_min) / PIXEL), 0)
             last = min(int((centre + 6.0 * sigma - arm.wave_min) / PIXEL) + 1, arm.n)
             if first >= last:
