@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -51,9 +51,19 @@ def label(probability: float) -> str:
     return "physical" if probability <= 1 - CERTAIN else "unclear"
 
 
+def triage_learned_from() -> dict[str, Any]:
+    """What the weights were learned from: bundle, seed, digests of the files, alerts by kind."""
+    return dict(_content()["learned_from"])
+
+
+@cache
+def _content() -> dict[str, Any]:
+    return dict(json.loads((files("latenight") / "triage.json").read_text(encoding="utf-8")))
+
+
 @cache
 def _learned() -> tuple[Array, float]:
     """The weights, (C,), and the constant; a statistic that is younger than the file says nothing."""
-    content = json.loads((files("latenight") / "triage.json").read_text(encoding="utf-8"))
+    content = _content()
     weights = np.array([content["weights"].get(statistic.name, 0.0) for statistic in STATISTICS])
     return weights, float(content["constant"])

@@ -13,9 +13,9 @@ from latenight_train import compare
 from latenight_train.compare import Method, measure
 from latenight_train.compare_report import markdown
 from latenight_train.data import Survey
-from latenight_train.evaluate import refuse_seen
 from latenight_train.peers import pca
 from latenight_train.simulate import Night, simulate
+from latenight_train.unseen import refuse_seen
 from tests.bundles import small_survey
 from tests.fakes import make_spectra
 

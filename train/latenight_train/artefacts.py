@@ -268,11 +268,14 @@ def low_variance(rng: np.random.Generator, spectrum: Spectrum, snr: float) -> Ch
 
 
 def crosstalk(rng: np.random.Generator, spectrum: Spectrum, snr: float) -> Change:
-    """Light of a bright neighbour on the detector, in one arm or in all; a plain slope without donor."""
-    donor = spectrum.donor
+    """Light of a bright neighbour on the detector, in one arm or in all; a plain slope without donor.
+
+    At most a third of the donor's light: no leak between fibres takes more, and the donor would be as strange.
+    """
+    donor, limit = spectrum.donor, 1.0 / 3.0
     if donor is None or signal_to_noise(donor, spectrum.ivar) < 1.0:
-        donor = (WAVE / 6000.0) ** rng.uniform(-3.0, 1.0)
+        donor, limit = (WAVE / 6000.0) ** rng.uniform(-3.0, 1.0), np.inf
     arm = int(rng.integers(4))
     light = np.maximum(donor, 0.0)
-    delta = scaled(light if arm == len(ARMS) else _one_arm(light, arm), spectrum, snr)
+    delta = scaled(light if arm == len(ARMS) else _one_arm(light, arm), spectrum, snr, limit)
     return Change(delta, {"arm": arm})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -35,6 +36,12 @@ def learned_combiner() -> Combiner:
     """The combiner that `fit` puts into bundles."""
     with np.load(FILE, allow_pickle=False) as file:
         return from_arrays(dict(file))
+
+
+def combiner_learned_from() -> dict[str, Any]:
+    """What that combiner was taught with: bundle, seed, digests of the files, lessons by kind."""
+    with np.load(FILE, allow_pickle=False) as file:
+        return dict(json.loads(str(file["learned_from"])))
 
 
 def learn_combiner(p: Array, is_anomaly: NDArray[np.bool_], seed: int = SEED) -> Combiner:

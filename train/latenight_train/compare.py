@@ -18,7 +18,7 @@ from latenight.errors import StartupError
 from latenight.scorer import load_scorer
 from latenight_train.compare_report import markdown
 from latenight_train.data import load_survey, split_by_petal
-from latenight_train.evaluate import MAX_ROUNDS, PER_KIND, refuse_seen, scored_trials
+from latenight_train.evaluate import MAX_ROUNDS, PER_KIND, scored_trials
 from latenight_train.inject import KINDS
 from latenight_train.injected import injected_messages, ordinary_rows, rounds_needed
 from latenight_train.measures import recall_table, with_means
@@ -26,6 +26,7 @@ from latenight_train.peers import autoencoder, pca, umap_groups, vae
 from latenight_train.peers.training import Training
 from latenight_train.recall import auroc
 from latenight_train.truth import known_trouble
+from latenight_train.unseen import refuse_lessons, refuse_seen, refuse_trained_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -149,15 +150,15 @@ def measure(methods: Mapping[str, Method], messages: Messages, seed: int) -> dic
 
 
 def _ours(bundle: Bundle, tested: Survey) -> dict[str, Method]:
-    training = bundle.manifest.get("training", {})
-    refuse_seen(tested, training.get("files", {}).values(), f"bundle {bundle.path} was trained")
+    refuse_trained_on(tested, bundle)
+    refuse_lessons(tested)
     scorer = load_scorer(bundle.path, device="cpu")
 
     def score(spectra: Spectra) -> NDArray[np.float64]:
         p = scorer.score(spectra).table["p_value"]
         return np.where(np.isnan(p), -np.inf, -np.log10(np.maximum(p, 1e-300)))
 
-    minutes = training.get("minutes")
+    minutes = bundle.manifest.get("training", {}).get("minutes")
     return {OURS: Method(score, None if minutes is None else 60.0 * minutes)}
 
 

@@ -22,9 +22,10 @@ from latenight_train.injected import TRUTH, injected_messages, ordinary_rows, ro
 from latenight_train.measures import measured
 from latenight_train.remember import RememberingPasses
 from latenight_train.truth import known_trouble
+from latenight_train.unseen import refuse_lessons, refuse_trained_on
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -58,7 +59,8 @@ def evaluate(bundle: Path, paths: Sequence[Path], out: Path, seed: int) -> str:
         seed: of the injections and the bootstrap.
 
     Raises:
-        StartupError: there is no coadd or no ordinary spectrum in it, or training saw it; the bundle is damaged.
+        StartupError: there is no coadd or no ordinary spectrum in it, or training or the combiner's and triage's
+            lessons saw it; the bundle is damaged.
         BadInput: a coadd cannot be read.
     """
     started = time.monotonic()
@@ -66,8 +68,9 @@ def evaluate(bundle: Path, paths: Sequence[Path], out: Path, seed: int) -> str:
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out, prefix="spectra-") as cache:
         survey = load_survey(paths, Path(cache))
-        training = load_bundle(bundle).manifest.get("training", {})
-        refuse_seen(survey, training.get("files", {}).values(), f"bundle {bundle} was trained")
+        trained = load_bundle(bundle)
+        refuse_trained_on(survey, trained)
+        refuse_lessons(survey)
         messages = ordinary_messages(survey, known_trouble(paths))
         n = sum(len(spectra) for spectra, _ in messages)
         rounds = min(rounds_needed(n, PER_KIND), MAX_ROUNDS)
@@ -78,7 +81,9 @@ def evaluate(bundle: Path, paths: Sequence[Path], out: Path, seed: int) -> str:
     facts = {
         "schema": SCHEMA,
         "bundle": scorer.bundle_id,
-        "training": {name: training.get(name) for name in ("spectra", "epochs", "minutes")},
+        "training": {
+            name: trained.manifest.get("training", {}).get(name) for name in ("spectra", "epochs", "minutes")
+        },
         "provider": scorer.provider,
         "data": [name for name, _, _ in survey.files],
         "seed": seed,
@@ -135,14 +140,3 @@ def save(out: Path, trials: np.ndarray, evaluation: Mapping[str, Any]) -> str:
     (out / "evaluation.md").write_text(tables)
     (out / "evaluation.png").write_bytes(plot_evaluation(evaluation))
     return tables
-
-
-def refuse_seen(tested: Survey, seen: Collection[str], who: str) -> None:
-    """Refuse to test on files that training saw, known by their digests: they would look better than new ones.
-
-    Raises:
-        StartupError: training saw some of them.
-    """
-    names = [name for name, _, digest in tested.files if digest in set(seen)]
-    if names:
-        raise StartupError(f"{who} on {', '.join(names)}: test on other coadds, of another night")

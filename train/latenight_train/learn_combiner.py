@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 import latenight
+from latenight.bundle import load_bundle
 from latenight.errors import LatenightError
 from latenight.scorer import load_scorer
 from latenight_train.combiner import FILE, SEED, learn_combiner
@@ -25,6 +26,7 @@ from latenight_train.evaluate import ordinary_messages
 from latenight_train.injected import injected_messages
 from latenight_train.remember import RememberingPasses
 from latenight_train.truth import known_trouble
+from latenight_train.unseen import refuse_trained_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -59,13 +61,16 @@ def main(arguments: Sequence[str]) -> None:
     bundle, *paths = map(Path, arguments)
     scorer = load_scorer(bundle, passes=RememberingPasses)
     with TemporaryDirectory() as cache_folder:
-        messages = ordinary_messages(load_survey(paths, Path(cache_folder)), known_trouble(paths))
+        survey = load_survey(paths, Path(cache_folder))
+        refuse_trained_on(survey, load_bundle(bundle))
+        messages = ordinary_messages(survey, known_trouble(paths))
         total = len(messages) * (ROUNDS + 1)
         p, kinds = lessons(scorer, tqdm(injected_messages(messages, ROUNDS, SEED), total=total, disable=None))
     combiner = learn_combiner(p, kinds != "")
     named, counts = np.unique(kinds, return_counts=True)
     provenance: dict[str, Any] = {"bundle": scorer.bundle_id, "version": latenight.__version__, "seed": SEED}
     provenance |= {"lessons": dict(zip(named.tolist(), counts.tolist(), strict=True))}
+    provenance |= {"files": [digest for _, _, digest in survey.files]}
     # Half precision: weights of 1 to 1e-3 keep three digits, and the file stays at 300 kB.
     content: dict[str, Any] = {name: v.astype(np.float16) for name, v in combiner.arrays().items()}
     np.savez_compressed(FILE, learned_from=np.array(json.dumps(provenance)), **content)

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 import latenight
+from latenight.bundle import load_bundle
 from latenight.channels import STATISTICS
 from latenight.errors import LatenightError, StartupError
 from latenight.scorer import load_scorer
@@ -27,6 +28,7 @@ from latenight_train.inject import family
 from latenight_train.injected import injected_messages
 from latenight_train.remember import RememberingPasses
 from latenight_train.truth import known_trouble
+from latenight_train.unseen import refuse_trained_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -55,12 +57,15 @@ def learn_triage(bundle: Path, paths: Sequence[Path], rounds: int = ROUNDS) -> d
         rounds: how often every petal gets anomalies.
 
     Raises:
-        StartupError: nothing to inject into, or no artefact or no physical anomaly alerts.
+        StartupError: nothing to inject into, or the bundle was trained on it, or no artefact or no physical anomaly
+            alerts.
         BadInput: a coadd cannot be read.
     """
     scorer = load_scorer(bundle, passes=RememberingPasses)
     with TemporaryDirectory() as cache:
-        messages = ordinary_messages(load_survey(paths, Path(cache)), known_trouble(paths))
+        survey = load_survey(paths, Path(cache))
+        refuse_trained_on(survey, load_bundle(bundle))
+        messages = ordinary_messages(survey, known_trouble(paths))
         versions = tqdm(
             injected_messages(messages, rounds, SEED), total=len(messages) * (rounds + 1), disable=None
         )
@@ -74,6 +79,7 @@ def learn_triage(bundle: Path, paths: Sequence[Path], rounds: int = ROUNDS) -> d
         "seed": SEED,
         "rounds": rounds,
     }
+    provenance |= {"files": [digest for _, _, digest in survey.files]}
     provenance |= {"ridge": RIDGE, "alerts": dict(sorted(Counter(kinds[known].tolist()).items()))}
     named = {s.name: round(float(w), 3) for s, w in zip(STATISTICS, weights, strict=True)}
     return {"learned_from": provenance, "constant": round(constant, 3), "weights": named}
