@@ -32,7 +32,9 @@ def test_a_pixel_that_no_line_can_fill_is_an_artefact() -> None:
 
 def test_lines_at_the_redshift_are_physical() -> None:
     """Broad Balmer lines at the spectrum's redshift are called physical."""
-    (probability,) = artefact_probability(p_of(balmer1700=1e-12, balmer800=1e-9, broadlineplus=1e-6))
+    (probability,) = artefact_probability(
+        p_of(balmer1700=1e-12, balmer800=1e-9, balmer3500=1e-9, broadlineplus=1e-9)
+    )
     assert label(probability) == "physical"
 
 
