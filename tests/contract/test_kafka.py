@@ -108,6 +108,28 @@ def test_every_partition_has_an_owner_after_a_member_lost_its_place(
 
 
 @pytest.mark.kafka
+def test_a_poll_that_ends_in_the_middle_of_joining_is_not_the_last(
+    broker: KafkaBroker, topics: Topics
+) -> None:
+    """A member reads on though a join that it began was left as soon as it had shared out the partitions."""
+    fill(broker, records(topics.spectra, 2))
+    source = broker.source([topics.spectra], group=topics.prefix)
+    take(source, 1)
+    coordinator = source._consumer._coordinator
+
+    def is_joining() -> bool:
+        coordinator._assignment_snapshot = {}  # as when the partitions of the topic were not known yet
+        source._consumer.poll(timeout_ms=0)
+        return bool(coordinator.rebalance_in_progress())
+
+    wait_until(is_joining)
+    coordinator._assignment_snapshot = coordinator._metadata_snapshot  # what sharing out does
+    assert not coordinator.need_rejoin()
+    assert [message.offset for message in take(source, 2)] == [0, 1]
+    source.close()
+
+
+@pytest.mark.kafka
 def test_a_transaction_that_hangs_is_named(
     broker: KafkaBroker, topics: Topics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
