@@ -99,6 +99,15 @@ def test_a_group_goes_on_where_it_stopped(world: World) -> None:
     assert world.numbers(group="other") == [0, 1, 2, 3, 4, 5]
 
 
+def test_a_group_gets_what_came_while_it_was_away(world: World) -> None:
+    """A group that asked for new alerts only finds those that were published between two of its runs."""
+    world.publish(packet(1))
+    assert list(subscribe(world.broker, group="team", limit=0)) == []
+    world.publish(packet(2))
+    (alert,) = subscribe(world.broker, group="team", limit=1)
+    assert alert["alert_id"] == packet(2)["alert_id"]
+
+
 def test_a_batch_that_is_not_finished_comes_again(world: World) -> None:
     """A consumer that fails at an alert gets it again after its restart."""
     world.publish(packet(1), packet(2))

@@ -16,7 +16,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from latenight import scorer, swap
-from latenight.broker import kafka
+from latenight.broker import kafka, kafka_source
 from latenight.bundle import load_bundle
 from latenight.cli import main
 from tests.fakes import FakeScorer
@@ -87,9 +87,9 @@ class Producer:
 
 def prepare(place: Place) -> None:
     """Put the place, the fake scorer and short timeouts into the command."""
-    poll, sink = kafka.KafkaSource.poll, kafka.KafkaBroker.sink
+    poll, sink = kafka_source.KafkaSource.poll, kafka.KafkaBroker.sink
 
-    def polling(self: kafka.KafkaSource, timeout_s: float, max_messages: int) -> list[Message]:
+    def polling(self: kafka_source.KafkaSource, timeout_s: float, max_messages: int) -> list[Message]:
         messages = poll(self, timeout_s, max_messages)
         if messages:
             place.reached("polled")
@@ -108,7 +108,7 @@ def prepare(place: Place) -> None:
             place.reached("scored")
             return scores
 
-    kafka.KafkaSource.poll = polling  # type: ignore[method-assign]
+    kafka_source.KafkaSource.poll = polling  # type: ignore[method-assign]
     kafka.KafkaBroker.sink = publishing  # type: ignore[method-assign]
     kafka.SESSION_MS, kafka.MAX_POLL_INTERVAL_MS = SESSION_MS, MAX_POLL_INTERVAL_MS
     swap.PERIOD_S = LOOK_S

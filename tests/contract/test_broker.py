@@ -126,6 +126,19 @@ def test_a_group_resumes_behind_its_last_commit(broker: Broker, topics: Topics) 
     second.close()
 
 
+def test_a_group_that_began_at_the_end_misses_nothing_after_a_stop(broker: Broker, topics: Topics) -> None:
+    """What comes while its only member is away is read by the next, from partitions that gave nothing before, too."""
+    keys = [f"{tile}-0".encode() for tile in range(20)]  # both partitions
+    fill(broker, [Record(topics.alerts, key, b"before") for key in keys])
+    first = broker.source([topics.alerts], group=topics.prefix, start="end")
+    wait_until(lambda: first.poll(0.2, 100) == [] and bool(first.positions()))
+    first.close()
+    fill(broker, [Record(topics.alerts, key, key) for key in keys])
+    second = broker.source([topics.alerts], group=topics.prefix, start="end")
+    assert sorted(values(take(second, len(keys)))) == sorted(keys)
+    second.close()
+
+
 def test_rewinding_reads_again_what_was_not_committed(broker: Broker, topics: Topics) -> None:
     """After rewind, poll goes on behind the last commit, or where it began if there is none."""
     fill(broker, records(topics.spectra, 6))

@@ -13,9 +13,10 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
-from latenight.broker import PlaceLost, Record, kafka
-from latenight.broker.kafka import KafkaBroker, _message
+from latenight.broker import PlaceLost, Record, kafka_source
+from latenight.broker.kafka import KafkaBroker
 from latenight.broker.kafka_sink import MAX_UNACKNOWLEDGED, KafkaSink, within
+from latenight.broker.kafka_source import _message
 from latenight.broker.topics import MAX_MESSAGE_BYTES, MAX_RECORD_BYTES, Topics
 from latenight.deadletters import MAX_REASON, dead_letter
 from latenight.errors import Unavailable
@@ -134,7 +135,7 @@ def test_a_transaction_that_hangs_is_named(
     broker: KafkaBroker, topics: Topics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A member whose place is hidden by an open transaction says so instead of waiting as if nothing came."""
-    monkeypatch.setattr(kafka, "NO_PLACE_S", 1.0)
+    monkeypatch.setattr(kafka_source, "NO_PLACE_S", 1.0)
     fill(broker, records(topics.spectra, 2))
     first = broker.source([topics.spectra], group=topics.prefix)
     consumed = first.consumed(take(first, 1))

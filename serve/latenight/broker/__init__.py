@@ -181,7 +181,8 @@ class Broker(Protocol):
             topics: what to read.
             group: whose place to resume and partitions to share; None reads everything and keeps no place.
             instance: a name that survives a restart, so that the group waits for this member to come back.
-            start: where to begin without a committed place; with a time, nothing older is returned.
+            start: where to begin without a committed place; with a time, nothing older is returned. A group that
+                begins at the end keeps that place: a later member reads on from there.
 
         Raises:
             StartupError: the broker cannot be reached or a topic does not exist.

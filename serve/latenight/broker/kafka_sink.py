@@ -16,8 +16,10 @@ from latenight.broker.topics import MAX_RECORD_BYTES
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+# An open transaction blocks every read_committed reader: this long if we die inside one and never come back.
+TRANSACTION_MS = 30_000
 # kafka-python waits for ever for the end of a transaction, and after a lost connection it may never come (two in 26
-# rounds of make chaos). Kafka itself ends a transaction after 30 s (kafka.TRANSACTION_MS): later none can succeed.
+# rounds of make chaos). Kafka itself ends a transaction after TRANSACTION_MS: later none can succeed.
 PUBLISH_LIMIT_S = 45.0
 # kafka-python's queue has no bound: it takes 150 MB in .3 s. One dead letter of the largest size fits.
 MAX_UNACKNOWLEDGED = MAX_RECORD_BYTES

@@ -81,6 +81,8 @@ class MemoryBroker:
         with self.changed:
             shared = self._groups.setdefault(group, _Group()) if group else _Group()
             source = MemorySource(self, topics, shared, instance, start)
+            if start == "end":
+                source.commit_begin()
             if instance is not None:
                 shared.members = [member for member in shared.members if member.instance != instance]
             shared.members.append(source)
@@ -169,6 +171,10 @@ class MemorySource:
         if lost := sorted(set(offsets) - set(self._owned())):
             raise Unavailable(f"the group moved the partitions {lost}: nothing was committed")
         self._group.committed.update(offsets)
+
+    def commit_begin(self) -> None:
+        """Keep where this member begins as the group's place, where it has none."""
+        self._group.committed = self._begin | self._group.committed
 
     def rewind(self) -> None:
         """Go back to the committed place."""
