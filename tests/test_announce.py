@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -201,8 +203,43 @@ class TestWatch:
                 write_coadd(tmp_path, make_spectra(1, seed=2), later.name)
             return len(clock.waits) == 5
 
-        assert list(announce.watch([tmp_path], clock, wait)) == [first, later]
+        assert list(announce.watch([tmp_path], set(), clock, wait)) == [first, later]
         assert clock.waits == [announce.POLL_S] * 5
+
+    def test_a_folder_that_was_away_is_not_announced_again(
+        self, coadd: Path, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        """Neither an empty mount nor a folder that is gone for a while makes its coadds new."""
+        folder, away = coadd.parent, tmp_path_factory.mktemp("other") / "away"
+        watch = Watch([folder])
+        assert watch.ready(0.0) == [coadd]
+        folder.rename(away)
+        assert watch.ready(1.0) == []
+        folder.mkdir()
+        assert watch.ready(2.0) == []
+        folder.rmdir()
+        away.rename(folder)
+        assert watch.ready(3.0) == []
+
+    def test_a_folder_that_cannot_be_searched_is_searched_again(
+        self, coadd: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A file system that gives an error costs a warning; what it holds is announced when it answers again."""
+        clock = FakeClock()
+
+        def stale(*_: object) -> Iterator[Path]:
+            raise OSError(errno.ESTALE, "Stale file handle")
+
+        monkeypatch.setattr(Path, "rglob", stale)
+
+        def wait(seconds: float) -> bool:
+            clock.wait(seconds)
+            monkeypatch.undo()
+            return len(clock.waits) == 2
+
+        assert list(announce.watch([coadd.parent], set(), clock, wait)) == [coadd]
+        warnings = [record.message for record in caplog.records]
+        assert warnings == [f"not searched: {coadd.parent}: cannot be searched: Stale file handle"]
 
 
 class TestCommand:
@@ -252,10 +289,32 @@ class TestCommand:
         assert self.run("--resume", tmp_path).exit_code == 0
         assert len(self.published(broker)) == 6
 
-    @pytest.mark.parametrize("option", [["--watch"], ["--payload", "inline"]])
-    def test_only_pointers_can_be_resumed(self, broker: MemoryBroker, coadd: Path, option: list[str]) -> None:
-        """Inline messages do not say which version of a file they held, and a watch has no end: usage errors."""
-        assert self.run("--resume", coadd, *option).exit_code == 2
+    def test_only_pointers_can_be_resumed(self, broker: MemoryBroker, coadd: Path) -> None:
+        """Inline messages do not say which version of a file they held: a usage error."""
+        assert self.run("--resume", coadd, "--payload", "inline").exit_code == 2
+
+    def test_a_watch_that_was_stopped_goes_on(
+        self, broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With --watch --resume only what the topic does not name is announced after a start."""
+        names = [f"coadd-{petal}-1000-thru20260101.fits" for petal in range(3)]
+        paths = [write_coadd(tmp_path, make_spectra(1, seed=1), name) for name in names]
+        for path in paths:  # older than their redrock files
+            os.utime(path, (1e9, 1e9))
+        self.run(paths[1])
+        stop = Event()
+        monkeypatch.setattr("latenight.cli.kafka.stop_on_signals", lambda: stop)
+        monkeypatch.setattr(stop, "wait", lambda _: True)
+        assert self.run("--watch", "--resume", tmp_path).exit_code == 0
+        announced = [decode_pointer(message.value).path for message in self.published(broker)]
+        assert announced == [str(paths[n]) for n in (1, 0, 2)]
+
+    def test_a_missing_file_keeps_back_no_other(self, broker: MemoryBroker, coadd: Path) -> None:
+        """A path of the list that does not exist is refused alone: exit code 1 after the others were announced."""
+        result = self.run("--files-from", "-", stdin=f"/no/coadd.fits\n{coadd}\n")
+        assert result.exit_code == 1
+        assert "1 files were not announced" in result.stderr
+        assert len(self.published(broker)) == 1
 
     def test_a_long_announcement_tells_how_far_it_is(
         self, coadd: Path, caplog: pytest.LogCaptureFixture

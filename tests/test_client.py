@@ -88,6 +88,13 @@ def test_night_expression_and_time_select(world: World) -> None:
     assert world.numbers(since=datetime.fromtimestamp(world.time, UTC)) == [2]
 
 
+def test_a_night_that_is_past_is_found(world: World) -> None:
+    """Alerts of a night come from the oldest that is kept, though a subscriber starts at the end otherwise."""
+    world.publish(packet(1, night=20260101), packet(2, night=20260102))
+    (alert,) = subscribe(world.broker, night=20260102, limit=1)
+    assert alert["alert_id"] == packet(2)["alert_id"]
+
+
 def test_a_group_goes_on_where_it_stopped(world: World) -> None:
     """Alerts are delivered once to a group across restarts, and a limit loses none."""
     world.publish(*[packet(number) for number in range(5)])

@@ -482,7 +482,10 @@ class TestFindCoadds:
         assert desi.find_coadds([tmp_path]) == expected
         assert desi.find_coadds([tmp_path / names[1], tmp_path, tmp_path / "b"]) == expected
 
-    def test_a_missing_path_is_an_error(self, tmp_path: Path) -> None:
-        """A path that does not exist is named."""
-        with pytest.raises(Unavailable, match="gone: no such file"):
-            desi.find_coadds([tmp_path / "gone"])
+    def test_a_missing_path_keeps_back_no_other(self, tmp_path: Path) -> None:
+        """A path that does not exist is given like a file, whose reader is told."""
+        (tmp_path / "coadd-1-2-thru20260101.fits").touch()
+        gone = tmp_path / "gone.fits"
+        assert desi.find_coadds([gone, tmp_path]) == [gone, tmp_path / "coadd-1-2-thru20260101.fits"]
+        with pytest.raises(Unavailable, match=r"gone\.fits"):
+            desi.read_coadd(gone)

@@ -17,6 +17,7 @@ from latenight.wire import CONTENT_ARROW, encode_spectra
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Set as AbstractSet
 
     from latenight.broker import Message, Sink, Source
     from latenight.progress import Progress
@@ -102,20 +103,23 @@ def announce(paths: Iterable[Path], payload: Payload, topic: str, sink: Sink) ->
     return n_refused
 
 
-def not_yet(paths: Iterable[Path], source: Source) -> list[Path]:
-    """The coadds that no pointer in the topic names as they are now: same path, size and time of writing.
+def announced(source: Source) -> set[Version]:
+    """The coadds that pointers in the topic name.
 
     The topic itself is the memory of what has been announced, so that an announcement that was interrupted anywhere
     goes on where it was, on any host; it lasts as long as the topic keeps messages (topics.Topics.settings).
 
     Args:
-        paths: coadds.
         source: reads the spectra topic from the beginning, without a group.
     """
-    told = {
+    return {
         version for batch in until_now(source, BATCH) for message in batch for version in _pointed(message)
     }
-    return [path for path in paths if not told & set(_version(Path(os.path.abspath(path))))]  # noqa: PTH100  as above
+
+
+def not_yet(paths: Iterable[Path], told: AbstractSet[Version]) -> list[Path]:
+    """The coadds that have not been told as they are now: same path, size and time of writing."""
+    return [path for path in paths if told.isdisjoint(_version(path))]
 
 
 def _pointed(message: Message) -> list[Version]:
@@ -165,41 +169,46 @@ def paced(
 class Watch:
     """Coadds that appear under paths, each once it has its redrock file or has waited for it too long.
 
-    A coadd that is written again counts as a new one: a tile is reduced more than once in a night.
+    A coadd that is written again counts as a new one: a tile is reduced more than once in a night. What has been given
+    is kept (30 MB for a year of nights), so that a file system that was away for a while is not given once more.
 
     Attributes:
         paths: files and directories, as in find_coadds.
+        given: what has been announced already.
         redrock_timeout_s: how long to wait for the redrock file.
     """
 
     paths: list[Path]
+    given: set[Version] = field(default_factory=set)
     redrock_timeout_s: float = REDROCK_TIMEOUT_S
     _first_seen: dict[Version, float] = field(default_factory=dict)
-    _given: set[Version] = field(default_factory=set)
 
     def ready(self, now: float) -> list[Path]:
         """The coadds that have become ready since the last call.
 
         Args:
             now: monotonic seconds.
+
+        Raises:
+            Unavailable: a directory cannot be searched.
         """
         found = [version for path in find_coadds(self.paths) for version in _version(path)]
         self._first_seen = {version: self._first_seen.get(version, now) for version in found}
-        self._given &= set(found)
         ready = [
             version
             for version in found
-            if version not in self._given
+            if version not in self.given
             and (_has_redshifts(version) or now - self._first_seen[version] >= self.redrock_timeout_s)
         ]
-        self._given |= set(ready)
+        self.given |= set(ready)
         return [path for path, _, _ in ready]
 
 
 def _version(path: Path) -> list[Version]:
+    path = Path(os.path.abspath(path))  # noqa: PTH100  as in pointer_for
     try:
         status = path.stat()
-    except FileNotFoundError:  # renamed or removed since it was listed
+    except OSError:  # renamed or removed since it was listed, or its file system is away
         return []
     return [(path, status.st_mtime, status.st_size)]
 
@@ -211,10 +220,26 @@ def _has_redshifts(coadd: Version) -> bool:
     return redrock is not None and any(version[1] >= mtime for version in _version(redrock))
 
 
-def watch(paths: list[Path], clock: Callable[[], float], wait: Callable[[float], bool]) -> Iterator[Path]:
-    """The coadds under paths as they become ready, those that are there first; clock and wait as in paced."""
-    watched = Watch(paths)
+def watch(
+    paths: list[Path], told: AbstractSet[Version], clock: Callable[[], float], wait: Callable[[float], bool]
+) -> Iterator[Path]:
+    """The coadds under paths as they become ready, those that are there first.
+
+    A directory that cannot be searched is a warning, and searched again at the next poll.
+
+    Args:
+        paths: files and directories, as in find_coadds.
+        told: what has been announced already.
+        clock: as in paced.
+        wait: as in paced.
+    """
+    watched = Watch(paths, set(told))
     while True:
-        yield from watched.ready(clock())
+        try:
+            ready = watched.ready(clock())
+        except Unavailable as error:
+            log.warning("not searched: %s", error)
+            ready = []
+        yield from ready
         if wait(POLL_S):
             return

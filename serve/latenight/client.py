@@ -77,7 +77,7 @@ def subscribe(
         from_beginning: begin with the oldest alert that is kept, unless the group has begun already.
             Otherwise only new alerts come.
         since: nothing that was published before.
-        night: alerts of this night (YYYYMMDD) only.
+        night: alerts of this night (YYYYMMDD) only; begins with the oldest.
         where: an expression on the fields of the packet, see latenight.where.
         until_end: end after what was there at the start, instead of waiting for more; begins with the oldest.
         limit: end after this many alerts.
@@ -87,7 +87,7 @@ def subscribe(
         StartupError: the broker cannot be reached, or has no such topic.
     """
     test = parse_where(where)
-    start: Start = "beginning" if from_beginning or until_end else "end"
+    start: Start = "beginning" if from_beginning or until_end or night is not None else "end"
     if since is not None:
         start = int(since.timestamp() * 1000)
     wanted = _Wanted(test, night)

@@ -62,12 +62,14 @@ def load_survey(paths: Sequence[Path], cache: Path) -> Survey:
             used again.
 
     Raises:
-        StartupError: there is no coadd.
+        StartupError: there is no coadd, or a path does not exist.
         BadInput: a coadd cannot be read; training on less than what was asked would go unnoticed.
     """
     files = find_coadds(paths)
     if not files:
         raise StartupError(f"no coadd-*.fits below {', '.join(map(str, paths))}: name files or directories")
+    if missing := [str(file) for file in files if not file.exists()]:
+        raise StartupError(f"no such file or directory: {', '.join(missing)}")
     read = [path for file in files for path in (file, redrock_beside(file)) if path is not None]
     identity = [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in read]
     index = cache / "index.json"

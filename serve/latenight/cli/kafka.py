@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 @main.command()
 @kafka_options
 @bundle_option
-@click.option("--group", default="latenight", help="Daemons of one group share the spectra.")
+@click.option(
+    "--group",
+    show_default="the topic prefix",
+    help="Daemons of one group share the spectra.",
+)
 @click.option(
     "--instance",
     default=socket.gethostname,
@@ -68,7 +72,7 @@ def serve(
     broker: Broker,
     topics: Topics,
     bundle: Path,
-    group: str,
+    group: str | None,
     instance: str,
     drain: bool,
     roots: tuple[Path, ...],
@@ -94,6 +98,8 @@ def serve(
     from latenight.swap import execute_again, proving
     from latenight.watchdog import watched
 
+    # A backlog's daemon on the host of the night's must not take its place in the group.
+    group = group or topics.prefix
     stop, metrics, health = stop_on_signals(), Metrics(), Health()
     with ExitStack() as stack:
         if metrics_address is not None:
@@ -141,7 +147,7 @@ def serve(
 @click.option("--watch", is_flag=True, help="Go on with coadds that appear later.")
 @click.option("--files-from", type=click.File(), help="List of further paths, one a line; - reads it here.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="At most so many messages per second.")
-@click.option("--resume", is_flag=True, help="Leave out what a pointer in the topic has announced already.")
+@click.option("--resume", is_flag=True, help="Leave out what the topic holds a pointer to.")
 def announce(
     *,
     broker: Broker,
@@ -156,30 +162,31 @@ def announce(
     """Tell the daemons about coadds: one message each, in the order given. PATHS are files, or directories to search.
 
     With --watch a coadd is announced when its redrock file is there, or after half an hour without one. With --resume
-    an announcement that was interrupted goes on: what the topic names in the same version is left out.
+    an announcement or a watch that was interrupted goes on: what the topic names in the same version is left out.
     """
     from latenight import announce as announcer
     from latenight.desi import find_coadds
     from latenight.progress import Progress
 
-    if resume and (watch or payload == "inline"):
-        raise click.UsageError("--resume is for pointers, without --watch")
+    if resume and payload == "inline":
+        raise click.UsageError("--resume is for pointers: inline messages do not say which version they hold")
     wanted = [*paths, *announcer.read_list(files_from or ())]
     if not wanted:
         raise click.UsageError("give PATHS, or a list of them with --files-from")
     if missing := broker.missing([topics.spectra]):
         raise StartupError(f"no such topic: {missing[0]}; run: latenight topics create")
-    found = find_coadds(wanted)
-    if not found and not watch:
-        raise BadInput(f"no coadd-*.fits under {', '.join(map(str, wanted))}")
+    told = set()
     if resume:
         with closing(broker.source([topics.spectra])) as source:
-            found = announcer.not_yet(found, source)
+            told = announcer.announced(source)
     stop = stop_on_signals()
-    progress = Progress(time.monotonic)
-    coadds = announcer.with_progress(found, len(found), progress)
     if watch:
-        coadds = announcer.watch(wanted, time.monotonic, stop.wait)
+        coadds = announcer.watch(wanted, told, time.monotonic, stop.wait)
+    elif found := find_coadds(wanted):
+        left = announcer.not_yet(found, told)
+        coadds = announcer.with_progress(left, len(left), Progress(time.monotonic))
+    else:
+        raise BadInput(f"no coadd-*.fits under {', '.join(map(str, wanted))}")
     if rate is not None:
         coadds = announcer.paced(coadds, rate, time.monotonic, stop.wait)
     with closing(broker.sink()) as sink:
@@ -199,13 +206,27 @@ def _time(_: click.Context, __: click.Parameter, text: str | None) -> datetime |
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
+def _night(_: click.Context, __: click.Parameter, night: int | None) -> int | None:
+    try:
+        datetime.strptime(str(20200101 if night is None else night), "%Y%m%d").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise click.BadParameter(f"{night} is no date; write 20261120") from error
+    return night
+
+
 @main.command()
 @kafka_options
 @click.option("--from-beginning", is_flag=True, help="Begin with the oldest alert that is kept.")
 @click.option(
     "--since", metavar="T", callback=_time, help="Nothing published before this time (ISO 8601, UTC)."
 )
-@click.option("--night", type=int, metavar="YYYYMMDD", help="Alerts of this night only.")
+@click.option(
+    "--night",
+    type=int,
+    metavar="YYYYMMDD",
+    callback=_night,
+    help="Alerts of this night only, from the oldest that is kept.",
+)
 @click.option("--until-end", is_flag=True, help="Print what is there, from the beginning, and exit.")
 @click.option(
     "--max",

@@ -47,8 +47,8 @@ def create_topics(*, broker: Broker, topics: Topics, partitions: int) -> None:
     help="Folder for the files, NIGHT/TILEID-PETAL-HASH.parquet.",
 )
 @click.option("--drain", is_flag=True, help="Store what the topic holds now, then exit with 0.")
-@click.option("--group", default="latenight-archive", help="Remembers in Kafka what is stored.")
-def archive(*, broker: Broker, topics: Topics, out: Path, drain: bool, group: str) -> None:
+@click.option("--group", show_default="PREFIX-archive", help="Remembers in Kafka what is stored.")
+def archive(*, broker: Broker, topics: Topics, out: Path, drain: bool, group: str | None) -> None:
     """Store the scores as Parquet files, a folder for each night.
 
     A table that comes again gives the same file again. Archivers of one group share the work; let them write
@@ -57,7 +57,7 @@ def archive(*, broker: Broker, topics: Topics, out: Path, drain: bool, group: st
     from latenight.archive import archive
 
     stop = stop_on_signals()
-    with closing(broker.source([topics.scores], group=group)) as source:
+    with closing(broker.source([topics.scores], group=group or f"{topics.prefix}-archive")) as source:
         n_stored = archive(source, out, stop=stop, drain=drain)
     click.echo(f"stored: {n_stored} tables", err=True)
 
