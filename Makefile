@@ -93,7 +93,8 @@ DOCKER ?= docker
 TARGET ?= cpu
 BUNDLE ?= demo/bundle
 SPECTRA ?= demo/night
-COMPOSE = BUNDLE=$(abspath $(BUNDLE)) SPECTRA=$(abspath $(SPECTRA)) $(DOCKER) compose -f deploy/compose.yaml
+COMPOSE = BUNDLES=$(dir $(abspath $(BUNDLE))) BUNDLE=$(notdir $(abspath $(BUNDLE))) SPECTRA=$(abspath $(SPECTRA)) TARGET=$(TARGET) \
+	$(DOCKER) compose -f deploy/compose.yaml $(if $(filter gpu,$(TARGET)),-f deploy/compose.gpu.yaml)
 
 image: ## build the image latenight:$(TARGET), TARGET=cpu or gpu
 	$(DOCKER) build --target $(TARGET) --tag latenight:$(TARGET) .

@@ -11,6 +11,8 @@ from click.testing import CliRunner
 from latenight.broker.memory import MemoryBroker
 from latenight.broker.topics import Topics
 from latenight.cli import main
+from tests.coadds import write_coadd
+from tests.fakes import make_spectra
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -78,3 +80,20 @@ def test_a_night_must_be_a_date(broker: NotingBroker, night: str) -> None:
     assert result.exit_code == 2
     assert "is no date; write 20261120" in result.stderr
     assert broker.groups == []
+
+
+def test_outputs_that_would_overwrite_each_other_are_refused(bundle: Path, tmp_path: Path) -> None:
+    """Scores and alerts in one file are a usage error, however the two paths are written."""
+    same = (tmp_path / "out", tmp_path / "." / "x" / ".." / "out")
+    result = run("score", tmp_path, "--bundle", bundle, "--out", same[0], "--alerts", same[1])
+    assert result.exit_code == 2
+    assert "are the same file" in result.stderr
+
+
+def test_an_output_that_cannot_be_written_is_one_line(bundle: Path, tmp_path: Path) -> None:
+    """A folder that cannot be made is told without a traceback, with exit code 1."""
+    (tmp_path / "file").touch()
+    coadd = write_coadd(tmp_path, make_spectra(1, seed=1))
+    result = run("score", coadd, "--bundle", bundle, "--out", tmp_path / "file" / "scores.parquet")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert str(tmp_path / "file") in result.stderr

@@ -24,10 +24,11 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 SAMPLES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 
 
-def run(*command: str | Path) -> None:
-    """Run a checker; what it prints is the failure."""
+def run(*command: str | Path) -> str:
+    """Run a checker; what it prints is the failure, or returned."""
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def load(path: Path) -> Any:
@@ -123,7 +124,29 @@ def test_the_dashboard_is_complete_and_wired() -> None:
 def test_the_compose_file_is_valid() -> None:
     """The compose file keeps the compose specification."""
     schema = ("--builtin-schema", "vendor.compose-spec")
-    run(sys.executable, "-m", "check_jsonschema", *schema, DEPLOY / "compose.yaml")
+    run(sys.executable, "-m", "check_jsonschema", *schema, *DEPLOY.glob("compose*.yaml"))
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_make_up_starts_the_image_that_it_builds(target: str) -> None:
+    """The scorer is of the image that was built, gets a GPU only with that of the GPU, and sees the bundle's link."""
+    commands = run(
+        "make",
+        "--dry-run",
+        "up",
+        f"TARGET={target}",
+        "BUNDLE=nights/live/",
+        "DOCKER=docker",
+        "--directory",
+        ROOT,
+    )
+    assert f"--tag latenight:{target} " in commands
+    assert f"TARGET={target} " in commands
+    assert ("compose.gpu.yaml" in commands) == (target == "gpu")
+    assert f"BUNDLES={ROOT}/nights/ BUNDLE=live " in commands
+    services = load(DEPLOY / "compose.yaml")["services"]
+    assert {services[name]["image"] for name in ("scorer", "topics")} == {"latenight:${TARGET:-cpu}"}
+    assert any(volume.startswith("${BUNDLES") for volume in services["scorer"]["volumes"])
 
 
 def test_what_compose_mounts_from_the_checkout_exists() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -220,6 +220,19 @@ def test_a_session_that_disagrees_with_the_golden_scores_is_refused(bundle: Path
     facts = {k: v for k, v in load_manifest(copied).items() if k not in ("files", "schema")}
     write_manifest(copied, facts)
     with pytest.raises(StartupError, match="chi2 of the golden spectra"):
+        load_scorer(copied, device="cpu", threads=1)
+
+
+def test_a_bundle_of_other_statistics_is_refused(bundle: Path, tmp_path: Path) -> None:
+    """A bundle that calibrates another number of statistics than this version measures does not start."""
+    copied = shutil.copytree(bundle, tmp_path / "bundle")
+    arrays: dict[str, Any] = load_bundle(copied).arrays("calibration.npz")
+    arrays["statistics_median"] = arrays["statistics_median"][..., :-2]
+    np.savez(copied / "calibration.npz", **arrays)
+    facts = {k: v for k, v in load_manifest(copied).items() if k not in ("files", "schema")}
+    write_manifest(copied, facts)
+    n = len(STATISTICS)
+    with pytest.raises(StartupError, match=f"has {n - 2} statistics, this version {n}: fit it again"):
         load_scorer(copied, device="cpu", threads=1)
 
 

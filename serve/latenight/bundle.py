@@ -68,7 +68,7 @@ def load_bundle(path: Path) -> Bundle:
         raise StartupError(f"{path}/manifest.json is not JSON ({error}); copy the bundle again") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         found = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
-        raise StartupError(f"{path} has schema {found}, this version reads {SCHEMA}: fit or export it again")
+        raise StartupError(f"{path} has schema {found}, this version reads {SCHEMA}: fit it again")
     for name in (*FILES, *ARRAYS):
         _verify(path / name, manifest.get("files", {}).get(name))
     return Bundle(path=path, manifest=manifest, id=hashlib.sha256(raw).hexdigest())

@@ -56,6 +56,8 @@ def examine(checks: dict[str, Check]) -> Iterator[Finding]:
             yield Finding(name, is_good=True, text=check())
         except LatenightError as error:
             yield Finding(name, is_good=False, text=str(error))
+        except Exception as error:  # noqa: BLE001  what nobody thought of must not hide what the others find
+            yield Finding(name, is_good=False, text=f"{type(error).__name__}: {error}")
 
 
 def software() -> str:

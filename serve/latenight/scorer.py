@@ -46,6 +46,10 @@ class Scorer:
         learned = Learned(*(arrays.pop(name) for name in Learned.__dataclass_fields__))
         self._passes = passes(bundle.path, learned, arrays.pop("z_range"), device=device, threads=threads)
         self._calibration = calibration.from_arrays(arrays)
+        if (n := self._calibration.statistics.median.shape[-1]) != len(STATISTICS):
+            raise StartupError(
+                f"{bundle.path} has {n} statistics, this version {len(STATISTICS)}: fit it again"
+            )
         self.bundle_id = bundle.id
         self.provider = self._passes.provider
 

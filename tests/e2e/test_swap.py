@@ -92,7 +92,9 @@ def test_a_swap_in_mid_stream_loses_and_doubles_nothing(
     ):
         stream = Stream(sink, scores, topics, tmp_path)
         wait_until(lambda: stream.flow() > 0, "nothing was scored")
-        idle = stack.enter_context(closing(broker.source([topics.spectra], group=topics.prefix, instance="z")))
+        idle = stack.enter_context(
+            closing(broker.source([topics.spectra], group=topics.prefix, instance="z"))
+        )
 
         def seen(n: int, event: str = "") -> bool:
             n_scored = stream.flow()

@@ -22,7 +22,11 @@ def main() -> None:
 @click.option("--latent", default=78, type=click.IntRange(2), help="Size of the latent space.")
 @click.option("--hidden", default=512, type=click.IntRange(8), help="Width of the widest hidden layer.")
 @click.option("--epochs", default=30, type=click.IntRange(1), help="Passes over the training spectra.")
-@click.option("--max-minutes", type=float, help="End training after this time; the schedule follows it.")
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(0, min_open=True),
+    help="End training after this time; the schedule follows it.",
+)
 @click.option("--seed", default=1, help="Of the split, the initial weights, the order and the draws.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of a killed run.")

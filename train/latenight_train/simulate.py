@@ -130,11 +130,10 @@ def simulate_petal(night: Night, tile: int, petal: int) -> tuple[Path, list[dict
     header = fibermap.header(night.night, night.tileid(tile), petal, program)
     folder = night.out / "tiles" / "cumulative" / str(night.tileid(tile)) / str(night.night)
     order = rng.permutation(night.spectra) if rng.random() < 0.3 else np.arange(night.spectra)
-    # The redrock file first: a watcher that sees the coadd finds its redshifts beside it.
     shuffled = {"REDSHIFTS": redshifts[order], "FIBERMAP": tables["FIBERMAP"][order]}
-    simulate_write.write_tables(folder / f"redrock-{label}.fits", header, shuffled)
     path = folder / f"coadd-{label}.fits"
     simulate_write.write_coadd(path, header, tables, *spectra)
+    simulate_write.write_tables(folder / f"redrock-{label}.fits", header, shuffled)
     for facts, entry in zip(truth, tables["FIBERMAP"], strict=True):
         facts |= {name: entry[name].item() for name in ("TARGETID", "TILEID", "FIBER")}
         facts |= {"NIGHT": night.night, "PETAL": petal}

@@ -42,6 +42,11 @@ class Commands(click.Group):
         except LatenightError as error:
             click.echo(f"latenight: {error}", err=True)
             sys.exit(error.exit_code)
+        except BrokenPipeError:  # whoever read our output has left; click ends quietly
+            raise
+        except OSError as error:  # a disk that is full, a folder that may not be written
+            click.echo(f"latenight: {error}", err=True)
+            sys.exit(1)
 
 
 def _invoke_installed(invoke: Callable[[click.Context], object], ctx: click.Context) -> object:

@@ -57,6 +57,8 @@ def score(
     from latenight.desi import find_coadds, read_coadd
     from latenight.scorer import load_scorer
 
+    if out.resolve() == alerts.resolve():
+        raise click.UsageError(f"--out and --alerts are the same file: {out}")
     log.configure()
     started = time.monotonic()
     paths = find_coadds(files)
