@@ -16,8 +16,9 @@ from latenight_train.blocks import INSIDE, N_STACKED, stacked, stacked_joint, wi
 from latenight_train.hidden import discs, explosions
 from latenight_train.miscalibration import SKY_BANDS
 from latenight_train.modes import N_COLUMNS, N_MODES, QUIET
-from latenight_train.second import SIZE, SecondSolve
+from latenight_train.second import SIZE
 from latenight_train.statistics import Statistics
+from latenight_train.whitener import Whitener
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -218,7 +219,7 @@ def test_the_whitener_inverts_the_system() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((3, 200, SIZE)) * 10 ** rng.uniform(-2, 2, SIZE)
     system = x.transpose(0, 2, 1) @ x + np.eye(SIZE)
-    r = SecondSolve().whitener_of(torch.from_numpy(system).float()).double().numpy()
+    r = Whitener(SIZE)(torch.from_numpy(system).float()).double().numpy()
     product = r @ system @ r.transpose(0, 2, 1)
     np.testing.assert_allclose(product, np.broadcast_to(np.eye(SIZE), product.shape), atol=2e-3)
 

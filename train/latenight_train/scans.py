@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -113,7 +114,7 @@ class Scans(nn.Module):
         found: list[Found] = []
         widths = (BLOCK, *BROAD)
         in_blocks = tuple(width // BLOCK for width in widths)
-        explained = by_arm(s.projections[WHITE] @ s.whitener.transpose(1, 2))
+        explained = by_arm(s.explained_blocks())
         above, number = by_arm(s.products[:, WHITE]), by_arm(s.squares[:, WHITE])
         windows = (window_sums(v, in_blocks) for v in (above, number, explained))
         for (a, step), (count, _), (u, _), width in zip(*windows, widths, strict=True):
@@ -163,11 +164,14 @@ def strongest(peaks: dict[str, Peaks]) -> Found:
 def significances(x: Tensor, mask: Tensor, widths: tuple[int, ...]) -> list[tuple[int, Tensor, int]]:
     """Width, sum of x / sqrt(number of pixels) in the windows (N, 3, n), and step, for each width."""
     sums, counts = (v.reshape(-1, 3, PIXELS_PER_ARM) for v in (x * mask, mask))
-    windows = zip(widths, window_sums(sums, widths), window_sums(counts, widths), strict=True)
-    return [
-        (width, torch.where(count >= 0.6 * width, total / count.clamp(min=1.0).sqrt(), torch.zeros(())), step)
-        for width, (total, step), (count, _) in windows
-    ]
+    found = []
+    for width, (total, step), (count, _) in zip(
+        widths, window_sums(sums, widths), window_sums(counts, widths), strict=True
+    ):
+        # 1 or 0, as counts are whole numbers; a comparison and a choice take four times as long on a CPU.
+        enough = (count - (math.ceil(0.6 * width) - 1)).clamp(0.0, 1.0)
+        found.append((width, total * enough / count.clamp(min=1.0).sqrt(), step))
+    return found
 
 
 def means(sums: Tensor, number: Tensor, least: float) -> tuple[Tensor]:

@@ -17,8 +17,8 @@ pass over it costs .1 ms a spectrum, and what comes later needs no other.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -37,13 +37,12 @@ from latenight_train.blocks import (
     spread,
     stacked,
     stacked_joint,
+    taken,
 )
 from latenight_train.miscalibration import gains, shifts, skies, sky_bands
 from latenight_train.modes import N_MODES, QUIET
 from latenight_train.pixels import clean, nearest, profile_at
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from latenight_train.whitener import Whitener
 
 OUTLIER = 5.0  # sigma; pixels beyond weigh as much as this in the solve
 STEPS = 2  # of the solve, each for the change: what float32 lost in the first is made good
@@ -53,7 +52,6 @@ LINE_BLOCKS = 7  # 90 A: the dark sky, or the continuum, around a line
 LINE_ERROR = 0.15
 
 LEFT = 0.03  # of a pattern's square, so that t is good to 1e-5
-ELIMINATED = 10  # rows that the elimination takes at once
 # What a pattern is made of: 1 in sigma, and model, sky, slope of the model, sky lines, 1, light of the fibre beside.
 WHITE, MODEL, SKY_SIGMA, SLOPE, SKY_LINES, PLAIN, NEIGHBOUR = range(7)
 N_INGREDIENTS = 7
@@ -70,7 +68,8 @@ class Solved:
         x: (n, 8688) residual in sigma. good: (n, 8688) 1 in good pixels. quiet: (n, 8688) 1 away from restless lines.
         products: (n, 7, 543) block sums of residual times ingredient times W (ingredient 0: x).
         squares: (n, 7, 543) block sums of ingredient^2 times W (ingredient 0: number of good pixels).
-        projections: for each ingredient (n, 543, 60), block sums of M times ingredient times W (0: M sqrt(W)).
+        projections: for each ingredient the block sums of M times ingredient times W (0: M sqrt(W)): of the modes
+            (n, 543, 32), and of those of calibration (n, 28, 543), which are made by rows.
         whitener: (n, 60, 60) R with R'R = (M'WM + P)^-1.
         change: (n, 60) coefficients of the solve, those of calibration in units of their priors.
     """
@@ -80,7 +79,7 @@ class Solved:
     quiet: Tensor
     products: Tensor
     squares: Tensor
-    projections: tuple[Tensor, ...]
+    projections: tuple[tuple[Tensor, Tensor], ...]
     whitener: Tensor
     change: Tensor
 
@@ -93,9 +92,17 @@ class Solved:
             (shape @ sums[:, ingredient, :, None]).flatten(1)
             for shape, sums in ((shapes, self.products), (shapes.square(), self.squares))
         )
-        explained = shapes @ self.projections[ingredient] @ self.whitener.transpose(1, 2)
+        modes, own = self.projections[ingredient]
+        columns = torch.cat([shapes @ modes, shapes @ own.transpose(1, 2)], dim=2)  # (n, T, 60)
+        explained = columns @ self.whitener.transpose(1, 2)
         left = torch.maximum(total - explained.square().sum(2), least * total)
         return torch.where(total > 1e-9, above / left.clamp(min=1e-12).sqrt(), torch.full((), torch.nan))
+
+    def explained_blocks(self) -> Tensor:
+        """What M can imitate of 1 in sigma in each block, (n, 543, 60): the square of sums over blocks is explained."""
+        modes, own = self.projections[WHITE]
+        of_modes, of_own = torch.split(self.whitener, [N_MODES, SIZE - N_MODES], dim=2)
+        return modes @ of_modes.transpose(1, 2) + own.transpose(1, 2) @ of_own.transpose(1, 2)
 
 
 class SecondSolve(nn.Module):
@@ -104,8 +111,9 @@ class SecondSolve(nn.Module):
     inside: Tensor
     covered: Tensor
     ln_wave: Tensor
-    unit: Tensor
     own_prior: Tensor
+    own_shapes: Tensor
+    acting: Tensor
     per_ln_wave: Tensor
 
     def __init__(self) -> None:
@@ -114,13 +122,16 @@ class SecondSolve(nn.Module):
         self.register_buffer("inside", torch.from_numpy(INSIDE))
         self.register_buffer("ln_wave", torch.log(torch.from_numpy(wave)))
         self.register_buffer("per_ln_wave", torch.from_numpy(wave / (2 * PIXEL)).float())
-        for ingredient, shapes in OWN.items():
-            self.register_buffer(f"own_{ingredient}", torch.from_numpy(shapes()).float())
+        shapes = [torch.from_numpy(shapes().T).float() for shapes in OWN.values()]
+        self.sizes = [len(some) for some in shapes]
+        # (28, 543) shapes of all calibration modes; (28, 4 * 543) on the ingredient that each acts on, 0 on others.
+        self.register_buffer("own_shapes", torch.cat(shapes))
+        self.register_buffer("acting", torch.block_diag(*shapes))  # type: ignore[no-untyped-call]
+        self.acts_on = np.repeat(np.arange(len(OWN)), self.sizes)
         covered = self.surroundings(self.inside[None]).clamp(min=1 / LINE_BLOCKS)
         self.register_buffer("covered", covered)
-        self.register_buffer("unit", torch.eye(SIZE))
         self.register_buffer("own_prior", torch.diag((torch.arange(SIZE) >= N_MODES).float()))
-        self.below = torch.split(torch.tril(torch.ones(ELIMINATED, ELIMINATED), -1), 1, dim=1)
+        self.whitener = Whitener(SIZE)
 
     def forward(
         self,
@@ -167,7 +178,7 @@ class SecondSolve(nn.Module):
         y = good * (stacked(flux / norm) - model)
         s2 = stacked_joint(variance / (norm * norm))
         s2 = s2 + (LINE_ERROR * (model - self.surroundings(model))).square()
-        weight = good / (1 / torch.where(scaled_ivar > 0, scaled_ivar, torch.ones(())) + s2)
+        weight = scaled_ivar / (1 + scaled_ivar * s2)
         root = weight.sqrt()
         # Outliers weigh less in the solve, by this factor of their root, and as much as others in its residual.
         less = (y.abs() * (root / OUTLIER)).clamp(min=1.0).sqrt()
@@ -186,7 +197,7 @@ class SecondSolve(nn.Module):
         precision = functional.embedding(region, precisions).reshape(-1, N_MODES, N_MODES)
         off = coefficients - functional.embedding(region, expected)
         system = self.system(weighted.transpose(1, 2) @ weighted + precision, projections)
-        whitener = self.whitener_of(system)
+        whitener = self.whitener(system)
         before = y * robust[:, PLAIN]
         residual, change = before, torch.zeros_like(system[:, :, :1])
         for _ in range(STEPS):
@@ -227,8 +238,10 @@ class SecondSolve(nn.Module):
         # Where there are no lines, rounding leaves 1e-7 of the sky, which is no pattern.
         return torch.where(excess > 0.01 * around, excess, torch.zeros(()))
 
-    def projections(self, weighted: Tensor, own: Tensor, ingredients: Tensor) -> tuple[Tensor, ...]:
-        """For each ingredient the block sums of its products with the columns of M, (N, 543, 60).
+    def projections(
+        self, weighted: Tensor, own: Tensor, ingredients: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], ...]:
+        """For each ingredient the block sums of its products with the columns of M, as Solved has them.
 
         Args:
             weighted: (N, 8688, N_MODES) modes times sqrt(W), and so are the others.
@@ -236,81 +249,37 @@ class SecondSolve(nn.Module):
             ingredients: (N, 7, 8688).
         """
         rows = ingredients.reshape(-1, N_INGREDIENTS, N_BLOCKS, BLOCK).transpose(1, 2)
-        modes = rows @ weighted.reshape(-1, N_BLOCKS, BLOCK, N_MODES)  # (N, 543, 7, 32)
-        found = []
-        for k in range(N_INGREDIENTS):
-            mine = block_sums(own * ingredients[:, k : k + 1])[:, :, :, None].unbind(1)
-            columns = [sums * shapes for sums, shapes in zip(mine, self.shapes(), strict=True)]
-            found.append(torch.cat([modes[:, :, k], *columns], dim=2))
-        return tuple(found)
-
-    def shapes(self) -> list[Tensor]:
-        """Shapes (543, q) of the calibration modes of each ingredient, in the order of OWN."""
-        return [self.get_buffer(f"own_{ingredient}") for ingredient in OWN]
-
-    def own(self, sums: Sequence[Tensor]) -> list[Tensor]:
-        """O' times things, (N, q, p) for each of OWN, from the block sums (N, 543, p) of its ingredient times them."""
-        return [shapes.T @ mine for shapes, mine in zip(self.shapes(), sums, strict=True)]
+        modes = (rows @ weighted.reshape(-1, N_BLOCKS, BLOCK, N_MODES)).unbind(2)  # of (N, 543, 7, 32)
+        sums = (block_sums(own * ingredients[:, k : k + 1]) for k in range(N_INGREDIENTS))
+        # By rows: to scale rows of 543 numbers takes 1 us where columns of 10 take 7.
+        mine = (taken(some, 1, self.acts_on) * self.own_shapes for some in sums)
+        return tuple(zip(modes, mine, strict=True))
 
     def pull(self, residual: Tensor, weighted: Tensor, own: Tensor) -> Tensor:
         """M'W residual, (N, 60, 1), of a residual (N, 8688) that is times sqrt(W) as M is."""
-        sums = block_sums(own * residual[:, None])[:, :, :, None].unbind(1)
+        sums = block_sums(own * residual[:, None]).flatten(1)
         modes = weighted.transpose(1, 2) @ residual[:, :, None]
-        return torch.cat([modes, *self.own(sums)], dim=1)
+        return torch.cat([modes, (sums @ self.acting.T)[:, :, None]], dim=1)
 
     def prior_pull(self, precision: Tensor, off: Tensor, change: Tensor) -> Tensor:
         """P times how far all coefficients are off their expectation, (N, 60, 1)."""
         b, own = torch.split(change, [N_MODES, SIZE - N_MODES], dim=1)
         return torch.cat([precision @ (off[:, :, None] + b), own], dim=1)
 
-    def system(self, modes_part: Tensor, projections: tuple[Tensor, ...]) -> Tensor:
+    def system(self, modes_part: Tensor, projections: tuple[tuple[Tensor, Tensor], ...]) -> Tensor:
         """M'WM + P, (N, 60, 60)."""
-        lower = torch.cat(self.own([projections[k] for k in OWN]), dim=1)  # (N, 28, 60)
-        upper = torch.cat([modes_part, lower[:, :, :N_MODES].transpose(1, 2)], dim=2)
+        shapes = torch.split(self.own_shapes, self.sizes)
+        mine = [projections[k] for k in OWN]
+        across = torch.cat([some @ modes for some, (modes, _) in zip(shapes, mine, strict=True)], dim=1)
+        within = [some @ own.transpose(1, 2) for some, (_, own) in zip(shapes, mine, strict=True)]
+        upper = torch.cat([modes_part, across.transpose(1, 2)], dim=2)
+        lower = torch.cat([across, torch.cat(within, dim=1)], dim=2)  # (N, 28, 60)
         return torch.cat([upper, lower], dim=1) + self.own_prior
-
-    def whitener_of(self, system: Tensor) -> Tensor:
-        """R with R'R = system^-1, (N, 60, 60): the inverse of its Cholesky factor, ELIMINATED rows at a time.
-
-        ONNX has no solver. The diagonal is scaled to 1 first. With A = [[A1, A2'], [A2, A3]] and r'r = A1^-1, the
-        first rows of R are [r, 0], and A3 - (r A2')'(r A2') is factored next.
-        """
-        scale = (system * self.unit).sum(2).rsqrt()  # torch.diagonal becomes 25 nodes, an If among them
-        scaled = system * scale[:, :, None] * scale[:, None, :]
-        work = torch.cat([scaled, torch.zeros_like(system) + self.unit], dim=2)
-        found = []
-        for left in range(SIZE - ELIMINATED, -1, -ELIMINATED):
-            first = part(work, 1, 0, ELIMINATED)
-            done = self.small_whitener(part(first, 2, 0, ELIMINATED)) @ first
-            found.append(part(done, 2, ELIMINATED + left, ELIMINATED + left + SIZE))
-            if left:
-                rest = part(
-                    part(work, 1, ELIMINATED, ELIMINATED + left), 2, ELIMINATED, ELIMINATED + left + SIZE
-                )
-                beyond = part(done, 2, ELIMINATED, ELIMINATED + left)
-                work = rest - beyond.transpose(1, 2) @ part(done, 2, ELIMINATED, ELIMINATED + left + SIZE)
-        return torch.cat(found, dim=1) * scale[:, None, :]
-
-    def small_whitener(self, system: Tensor) -> Tensor:
-        """The same of (N, ELIMINATED, ELIMINATED), by Gaussian elimination.
-
-        Without pivoting: the matrix is positive definite.
-        """
-        n = ELIMINATED
-        work = torch.cat([system, torch.zeros_like(system) + self.unit[:n, :n]], dim=2)
-        for k in range(n - 1):
-            row = part(work, 1, k, k + 1)
-            factor = part(work, 2, k, k + 1) * self.below[k]
-            work = work - factor * (row / part(row, 2, k, k + 1))
-        upper, whitener = torch.split(work, n, dim=2)
-        pivots = (upper * self.unit[:n, :n]).sum(2, keepdim=True)
-        return whitener * pivots.clamp(min=1e-7).rsqrt()
 
     def explained(self, change: Tensor, weighted: Tensor, own: Tensor) -> Tensor:
         """What the solve takes away, (N, 8688), times sqrt(W)."""
-        parts = torch.split(change, [N_MODES, *(shapes.shape[1] for shapes in self.shapes())], dim=1)
-        ingredients = own.reshape(-1, len(OWN), N_BLOCKS, BLOCK).unbind(1)
-        fitted = (weighted @ parts[0]).flatten(1)
-        for shapes, mine, light in zip(self.shapes(), parts[1:], ingredients, strict=True):
-            fitted = fitted + ((shapes @ mine) * light).flatten(1)
-        return fitted
+        of_modes, of_own = torch.split(change, [N_MODES, SIZE - N_MODES], dim=1)
+        factors = spread((of_own.flatten(1) @ self.acting).reshape(-1, N_BLOCKS)).reshape(
+            -1, len(OWN), N_STACKED
+        )
+        return (weighted @ of_modes).flatten(1) + (own * factors).sum(1)
