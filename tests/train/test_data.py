@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from latenight.desi import read_coadd
 from latenight.errors import BadInput, StartupError
-from latenight_train.data import load_survey, split_by_petal
+from latenight_train.data import load_survey, split_by_petal, without_repeats
 from tests.bundles import small_survey
 from tests.coadds import write_coadd
 from tests.fakes import assert_same_tables, make_spectra
@@ -83,6 +84,19 @@ def test_whole_petals_are_held_out() -> None:
     assert held_out.sum() == len(table) // 4
     np.testing.assert_array_equal(held_out, split_by_petal(table, seed=1))
     assert any((split_by_petal(table, seed) != held_out).any() for seed in range(2, 9))
+
+
+def test_a_target_counts_in_one_petal_only(tmp_path: Path) -> None:
+    """Of a target that two petals show, only rows of the first are eligible; sky fibres and unknown targets stay."""
+    survey = load_survey(write_survey(tmp_path), tmp_path / "cache")
+    table, reasons = survey.table.copy(), np.full(len(survey.table), "", "U12")
+    table["petal"], table["targetid"] = np.repeat(range(3), 8), np.arange(1, 25)
+    table["targetid"][[0, 1, 9, 17]] = 77  # petals 0, 0, 1 and 2
+    table["targetid"][[2, 10]] = -1  # of no known target
+    table["targetid"][[3, 11]], reasons[11] = 99, "sky"
+    found = without_repeats(replace(survey, table=table, reasons=reasons)).reasons
+    np.testing.assert_array_equal(np.flatnonzero(found == "repeat"), [9, 17])
+    assert found[11] == "sky"
 
 
 def test_one_petal_cannot_be_split() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -83,6 +83,19 @@ def load_survey(paths: Sequence[Path], cache: Path) -> Survey:
     return Survey(flux, ivar, table, reasons, [tuple(f) for f in json.loads(index.read_text())["files"]])
 
 
+def without_repeats(survey: Survey) -> Survey:
+    """The same survey, where a target counts in the first petal that shows it: rows elsewhere are not eligible.
+
+    DESI observes many targets on several tiles (quasars for the Lyman alpha forest four times). With one of them on
+    both sides of a split, models would be calibrated on spectra that they know.
+    """
+    targets = survey.table["targetid"]
+    petals = _petals(survey.table)
+    _, first, which = np.unique(targets, return_index=True, return_inverse=True)
+    again = (targets > 0) & (petals != petals[first][which.ravel()]) & (survey.reasons == "")
+    return replace(survey, reasons=np.where(again, "repeat", survey.reasons))
+
+
 def _read_all(files: Sequence[Path], cache: Path) -> list[tuple[str, int, str]]:
     """Append every file to the arrays in the cache; name, first row and digest of each."""
     found, row = [], 0
@@ -138,10 +151,17 @@ def petal_folds(table: np.ndarray, n: int, seed: int) -> list[NDArray[np.bool_]]
 
 def _shuffled_petals(table: np.ndarray, seed: int) -> NDArray[np.intp]:
     """The place of each row's petal in a random order of all petals of all tiles, (N,)."""
-    petals = np.stack([table["tileid"], table["petal"]], axis=1)
-    unique, index = np.unique(petals, axis=0, return_inverse=True)
-    if len(unique) < 2:
+    petals = _petals(table)
+    n = int(petals.max()) + 1
+    if n < 2:
         raise StartupError("fit needs spectra of at least two petals: one part is held out for calibration")
-    place = np.empty(len(unique), np.intp)
-    place[np.random.default_rng(seed).permutation(len(unique))] = np.arange(len(unique))
-    return np.asarray(place[index.ravel()])
+    place = np.empty(n, np.intp)
+    place[np.random.default_rng(seed).permutation(n)] = np.arange(n)
+    return place[petals]
+
+
+def _petals(table: np.ndarray) -> NDArray[np.intp]:
+    """A number for the petal of each row, (N,): petals of all tiles are counted through."""
+    petals = np.stack([table["tileid"], table["petal"]], axis=1)
+    _, index = np.unique(petals, axis=0, return_inverse=True)
+    return np.asarray(index.ravel())

@@ -15,7 +15,7 @@ from latenight.passes import usable_redshift
 from latenight.spectra import SPECTYPES, UNKNOWN
 from latenight_train.calibrate import sky_variance
 from latenight_train.cleared import cleared
-from latenight_train.data import load_survey, petal_folds, split_by_petal
+from latenight_train.data import load_survey, petal_folds, split_by_petal, without_repeats
 from latenight_train.fit import BATCH, Plan, fit_vae
 from latenight_train.make_bundle import write_bundle
 from latenight_train.modes import fit_groups
@@ -53,7 +53,7 @@ def fit(paths: Sequence[Path], out: Path, plan: Plan, *, device: str = "auto", r
     """
     device = _device(device)
     work = out.with_name(out.name + ".work")
-    survey = load_survey(paths, work / "survey")
+    survey = without_repeats(load_survey(paths, work / "survey"))
     clear = cleared(survey, sky_variance(survey), work / "cleared.npy")
     held_out = split_by_petal(survey.table, plan.seed)
     eligible = survey.reasons == ""
