@@ -238,6 +238,20 @@ def test_a_fold_is_left_out_of_its_models() -> None:
         fit_groups(survey, rows, seed=1, folds=[np.arange(200) < 150])
 
 
+def test_galaxies_leave_two_folds_out_at_once_and_quasars_one() -> None:
+    """Neighbouring folds share a model of galaxies that knows neither; each has its own of quasars."""
+    some = [("GALAXY", 0.2), ("QSO", 1.0)]
+    survey = survey_of([make_spectra(140, seed=k, z=z, spectype=name) for k, (name, z) in enumerate(some)])
+    rows, folds = np.flatnonzero(survey.reasons == ""), [np.arange(280) % 4 == k for k in range(2)]
+    _, ((_, first), (_, second)) = fit_groups(survey, rows, seed=1, folds=folds)
+    _, ((_, both),) = fit_groups(survey, rows, seed=1, folds=[folds[0] | folds[1]])
+    of_galaxies, of_quasars = zip(first, second, strict=True)
+    assert of_galaxies[0] is of_galaxies[1]
+    np.testing.assert_array_equal(of_galaxies[0][1].columns, both[0][1].columns)
+    assert (of_quasars[0][1].columns != of_quasars[1][1].columns).any()
+    assert (of_quasars[0][1].columns != both[1][1].columns).any()
+
+
 def test_an_absurd_flux_does_not_end_the_fit() -> None:
     """One pixel of 1e35 among the training spectra leaves the models finite."""
     survey = survey_of([make_spectra(150, seed=0, z=0.2, spectype="GALAXY")])

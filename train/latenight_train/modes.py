@@ -52,6 +52,7 @@ class Group:
         step: in ln(wavelength).
         smooth: bins of the running mean towards which badly known modes are drawn.
         n_modes: number of modes.
+        together: folds that are left out at once.
     """
 
     spectype: str
@@ -63,6 +64,7 @@ class Group:
     step: float
     smooth: int
     n_modes: int = N_MODES
+    together: int = 2
 
     @property
     def n_bins(self) -> int:
@@ -75,12 +77,13 @@ class Group:
         return np.array([np.log(self.wave_min), 1 / self.step])
 
 
-# Quasars vary smoothly: coarser bins.
+# Quasars vary smoothly: coarser bins. They are few: models of four fifths of them fit the rest worse than those of all
+# fit new ones (a nominal 50 and 1 % gave 46.9 and .5 %), so that one fold at a time is left out.
 GROUPS = (
     Group("GALAXY", -0.1, 0.5, 0.1, 2230.0, 9950.0, 1e-4, 21),
     Group("GALAXY", 0.5, 9.0, 0.1, 900.0, 6950.0, 1e-4, 21),
-    Group("QSO", -0.1, 1.6, 0.3, 1230.0, 9950.0, 4e-4, 7),
-    Group("QSO", 1.6, 9.0, 0.3, 600.0, 4400.0, 4e-4, 7),
+    Group("QSO", -0.1, 1.6, 0.3, 1230.0, 9950.0, 4e-4, 7, together=1),
+    Group("QSO", 1.6, 9.0, 0.3, 600.0, 4400.0, 4e-4, 7, together=1),
     Group("STAR", -0.1, 9.0, 0.0, 3500.0, 9950.0, 1e-4, 21),
 )
 
@@ -123,6 +126,8 @@ def fit_groups(
 ) -> tuple[Models, list[tuple[NDArray[np.bool_], Models]]]:
     """The linear models of all groups that have enough training spectra, and each fold with those learned without it.
 
+    Groups may leave several folds out together, which saves time.
+
     The models without a fold share the restless bins of the whole: statistics of other bins would be distributed
     otherwise. They share nothing else. Modes that started from those of the whole remembered the bright quasars that
     were left out: chi2 per pixel 1.11 (90 % quantile 1.28), without 1.20 (1.59), as of other nights' (1.17, 1.58).
@@ -148,10 +153,13 @@ def fit_groups(
         y, w = rest_binned(flux.numpy() / norm, ivar.numpy() * norm**2, spectra.table["z"], group)
         whole = fit_modes(y, w, group, seed)
         found.append((group, whole))
-        for fold, models in without:
-            kept = torch.from_numpy(~fold[chosen])
+        for first in range(0, len(without), group.together):
+            left_out = without[first : first + group.together]
+            kept = torch.from_numpy(~np.any([fold[chosen] for fold, _ in left_out], axis=0))
             if kept.sum() >= MIN_SPECTRA:
-                models.append((group, fit_modes(y[kept], w[kept], group, seed, whole)))
+                of_others = group, fit_modes(y[kept], w[kept], group, seed, whole)
+                for _, models in left_out:
+                    models.append(of_others)
     if not all([found, *(models for _, models in without)]):
         raise StartupError(
             f"no class of spectra has the {MIN_SPECTRA} that a linear model needs, or a fold of petals holds all of "
