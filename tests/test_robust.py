@@ -86,7 +86,7 @@ def test_a_fifth_of_bad_fibres_stands_out_of_its_petal(scorer: Scorer, fault: st
     assert np.mean(after["p_value"][others] < 1e-3) <= np.mean(before["p_value"][others] < 1e-3) + 0.02
 
 
-def test_without_redrock_a_file_is_scored_in_the_observed_frame(scorer: Scorer, tmp_path: Path) -> None:
+def test_without_redrock_a_file_is_scored_at_redshifts_found_here(scorer: Scorer, tmp_path: Path) -> None:
     """A coadd without redrock file is scored as spectra of unknown class and redshift, and finds its spike."""
     spectra = raised(make_spectra(N, seed=9), np.array([1]), slice(4000, 4002), 15)
     coadd = write_coadd(tmp_path, spectra)

@@ -13,6 +13,7 @@ from latenight.modes import FINE, read_modes, weights_of
 from latenight.passes import at_arms
 from latenight.spectra import N_PIX, WAVE
 from latenight_train.modes import (
+    GROUPS,
     N_MODES,
     QUIET,
     TYPICAL,
@@ -21,6 +22,7 @@ from latenight_train.modes import (
     Modes,
     fit_groups,
     fit_modes,
+    left_out_together,
     rest_binned,
     write_modes,
 )
@@ -238,18 +240,19 @@ def test_a_fold_is_left_out_of_its_models() -> None:
         fit_groups(survey, rows, seed=1, folds=[np.arange(200) < 150])
 
 
-def test_galaxies_leave_two_folds_out_at_once_and_quasars_one() -> None:
-    """Neighbouring folds share a model of galaxies that knows neither; each has its own of quasars."""
-    some = [("GALAXY", 0.2), ("QSO", 1.0)]
-    survey = survey_of([make_spectra(140, seed=k, z=z, spectype=name) for k, (name, z) in enumerate(some)])
-    rows, folds = np.flatnonzero(survey.reasons == ""), [np.arange(280) % 4 == k for k in range(2)]
-    _, ((_, first), (_, second)) = fit_groups(survey, rows, seed=1, folds=folds)
-    _, ((_, both),) = fit_groups(survey, rows, seed=1, folds=[folds[0] | folds[1]])
-    of_galaxies, of_quasars = zip(first, second, strict=True)
-    assert of_galaxies[0] is of_galaxies[1]
-    np.testing.assert_array_equal(of_galaxies[0][1].columns, both[0][1].columns)
-    assert (of_quasars[0][1].columns != of_quasars[1][1].columns).any()
-    assert (of_quasars[0][1].columns != both[1][1].columns).any()
+def test_galaxies_leave_a_fifth_of_the_folds_out_at_once_and_quasars_a_tenth() -> None:
+    """Of ten folds two or one; where there are few folds, one: two of four would leave half of a survey."""
+    galaxies, quasars = GROUPS[0], GROUPS[2]
+    assert [list(part) for part in left_out_together(galaxies, 10)] == [
+        [0, 1],
+        [2, 3],
+        [4, 5],
+        [6, 7],
+        [8, 9],
+    ]
+    for group, n_folds in ((quasars, 10), (galaxies, 5), (galaxies, 4), (galaxies, 2), (quasars, 2)):
+        assert [list(part) for part in left_out_together(group, n_folds)] == [[k] for k in range(n_folds)]
+    assert [k for part in left_out_together(galaxies, 13) for k in part] == list(range(13))
 
 
 def test_an_absurd_flux_does_not_end_the_fit() -> None:
