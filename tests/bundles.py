@@ -52,8 +52,8 @@ def untrained_vae(seed: int = 0) -> Vae:
 
 def make_bundle(folder: Path) -> Path:
     """Write a bundle of an untrained network, calibrated on one of the small survey's petals."""
-    # Sums that are split otherwise end in another bundle, on any machine: 240 spectra are few for 32 modes, and with one
-    # thread the modes of one half ran wild.
+    # Sums that are split otherwise end in another bundle: 240 spectra are few for 32 modes, and with one thread the
+    # modes of one half ran wild.
     torch.set_num_threads(2)
     survey = small_survey()
     held_out = split_by_petal(survey.table, seed=1)

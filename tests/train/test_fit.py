@@ -15,6 +15,7 @@ from latenight_train.data import Survey
 from latenight_train.fit import Plan, fit_vae
 from latenight_train.graph import Model
 from latenight_train.pixels import norm_of
+from latenight_train.trainer import folds_of
 from latenight_train.vae import Z_RANGE, Architecture, Vae
 from tests.bundles import survey_of
 from tests.fakes import make_spectra
@@ -113,3 +114,8 @@ def test_training_improves_the_reconstruction(tmp_path: Path) -> None:
         residual = (spectra.flux - reconstructed(vae, spectra)) * np.sqrt(spectra.ivar)
         excess[epochs] = np.median(np.square(residual[spectra.ivar > 0])) - 0.455  # of a normal distribution
     assert excess[60] < 0.8 * excess[1]
+
+
+def test_small_surveys_are_calibrated_with_half_as_many_folds() -> None:
+    """Surveys of fewer than forty petals have five folds, others ten."""
+    assert [folds_of(n) for n in (2, 20, 39, 40, 160)] == [5, 5, 5, 10, 10]
