@@ -69,7 +69,7 @@ bench: .venv/installed ## ratios measured in turns: reader, graphs, score, serve
 	else echo "no comparison: no real DESI files at $(DESI_DATA): set LATENIGHT_TEST_DATA" >&2; fi
 
 # What the README's results are measured on: TILES of 2500 fibres to train on, 12 others to test on, so that a class and
-# S/N has 700 spectra or more; MINUTES for the network.
+# S/N has 380 spectra or more; MINUTES for the network.
 RESULTS := build/results
 TILES := 16
 MINUTES := 6

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 NOISE_SPECTRA = 1000  # to measure the noise factors on: 5 % per pixel
 # Of the petals of a fold, each of which is left out once of the tables of p-values: tables without a third of the
 # petals are cautious (a nominal 10 % gives 8.5 %), those without a twelfth are like those of all (9.7 %);
-# there are 10 folds.
+# there are 10 folds, 5 in small surveys.
 PARTS = 2
 SKY_SPECTRA = 400  # to measure the shape of the sky's variance on
 

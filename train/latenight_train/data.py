@@ -90,7 +90,7 @@ def without_repeats(survey: Survey) -> Survey:
     both sides of a split, models would be calibrated on spectra that they know.
     """
     targets = survey.table["targetid"]
-    petals = _petals(survey.table)
+    petals = petal_numbers(survey.table)
     _, first, which = np.unique(targets, return_index=True, return_inverse=True)
     again = (targets > 0) & (petals != petals[first][which.ravel()]) & (survey.reasons == "")
     return replace(survey, reasons=np.where(again, "repeat", survey.reasons))
@@ -151,7 +151,7 @@ def petal_folds(table: np.ndarray, n: int, seed: int) -> list[NDArray[np.bool_]]
 
 def _shuffled_petals(table: np.ndarray, seed: int) -> NDArray[np.intp]:
     """The place of each row's petal in a random order of all petals of all tiles, (N,)."""
-    petals = _petals(table)
+    petals = petal_numbers(table)
     n = int(petals.max()) + 1
     if n < 2:
         raise StartupError("fit needs spectra of at least two petals: one part is held out for calibration")
@@ -160,7 +160,7 @@ def _shuffled_petals(table: np.ndarray, seed: int) -> NDArray[np.intp]:
     return place[petals]
 
 
-def _petals(table: np.ndarray) -> NDArray[np.intp]:
+def petal_numbers(table: np.ndarray) -> NDArray[np.intp]:
     """A number for the petal of each row, (N,): petals of all tiles are counted through."""
     petals = np.stack([table["tileid"], table["petal"]], axis=1)
     _, index = np.unique(petals, axis=0, return_inverse=True)

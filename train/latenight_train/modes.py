@@ -52,7 +52,7 @@ class Group:
         step: in ln(wavelength).
         smooth: bins of the running mean towards which badly known modes are drawn.
         n_modes: number of modes.
-        parts: in as many parts, at most, folds are left out.
+        parts: the folds are left out in about as many parts, one by one where there are fewer.
     """
 
     spectype: str

@@ -15,7 +15,7 @@ from latenight.passes import usable_redshift
 from latenight.spectra import SPECTYPES, UNKNOWN
 from latenight_train.calibrate import sky_variance
 from latenight_train.cleared import cleared
-from latenight_train.data import load_survey, petal_folds, split_by_petal, without_repeats
+from latenight_train.data import load_survey, petal_folds, petal_numbers, split_by_petal, without_repeats
 from latenight_train.fit import BATCH, Plan, fit_vae
 from latenight_train.make_bundle import write_bundle
 from latenight_train.modes import fit_groups
@@ -65,8 +65,8 @@ def fit(paths: Sequence[Path], out: Path, plan: Plan, *, device: str = "auto", r
         raise StartupError("no eligible spectrum with a redshift: put the redrock file beside each coadd")
     checkpoint = work / "checkpoint.pt"
     vae, progress = fit_vae(clear, rows, plan, device=device, checkpoint=checkpoint, resume=resume)
-    n_petals = len(np.unique(survey.table[["tileid", "petal"]]))
-    petals = petal_folds(survey.table, folds_of(n_petals), plan.seed)
+    n_folds = folds_of(int(petal_numbers(survey.table).max()) + 1)
+    petals = petal_folds(survey.table, n_folds, plan.seed)
     models, folds = fit_groups(clear, np.flatnonzero(eligible), plan.seed, petals)
     facts = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
