@@ -18,16 +18,27 @@ if TYPE_CHECKING:
 
 # 16 pixels, 12.8 A: half of the narrowest window that a broad feature is looked for in.
 BLOCK = 16
-PER_ARM = 181  # blocks; the longest arm has 2881 pixels, and the others are filled up with pixels of weight 0
-N_BLOCKS = len(ARMS) * PER_ARM
-PIXELS_PER_ARM = PER_ARM * BLOCK
+# Blocks of each arm; the last is filled up with pixels of weight 0.
+OF_ARM = tuple(-(-arm.n // BLOCK) for arm in ARMS)
+N_BLOCKS = sum(OF_ARM)
 N_STACKED = N_BLOCKS * BLOCK
-# Wavelengths go on beyond the end of an arm, (3, 2896) and (543,).
-STACKED_WAVE = np.stack([arm.wave_min + PIXEL * np.arange(PIXELS_PER_ARM) for arm in ARMS])
+# Wavelengths go on beyond the end of an arm, (7984,) and (499,).
+STACKED_WAVE = np.concatenate(
+    [arm.wave_min + PIXEL * np.arange(n * BLOCK) for arm, n in zip(ARMS, OF_ARM, strict=True)]
+)
 BLOCK_WAVE = STACKED_WAVE.reshape(N_BLOCKS, BLOCK).mean(axis=1)
-ARM_OF_BLOCK = np.repeat(np.arange(len(ARMS)), PER_ARM)
-# 1 for pixels of an arm, 0 for what fills it up, (8688,).
-INSIDE = np.concatenate([np.arange(PIXELS_PER_ARM) < arm.n for arm in ARMS]).astype(np.float32)
+ARM_OF_BLOCK = np.repeat(np.arange(len(ARMS)), OF_ARM)
+# 1 for pixels of an arm, 0 for what fills it up, (7984,).
+INSIDE = np.concatenate([np.arange(n * BLOCK) < arm.n for arm, n in zip(ARMS, OF_ARM, strict=True)]).astype(
+    np.float32
+)
+# Scans see the arms side by side, each as long as the longest.
+PER_ARM = max(OF_ARM)
+PIXELS_PER_ARM = PER_ARM * BLOCK
+# Which block each of them is, (3 * 181,), one past the last where there is none; and where each block went, (499,).
+_SIDE_BY_SIDE = np.arange(PER_ARM) < np.array(OF_ARM)[:, None]
+WHICH_BLOCK = np.where(_SIDE_BY_SIDE, np.cumsum(_SIDE_BY_SIDE).reshape(3, PER_ARM) - 1, N_BLOCKS).ravel()
+WHERE_BLOCK = np.flatnonzero(_SIDE_BY_SIDE)
 
 
 def taken(values: Tensor, dim: int, index: NDArray[np.int64]) -> Tensor:
@@ -44,26 +55,27 @@ def part(values: Tensor, dim: int, start: int, stop: int) -> Tensor:
 
 
 def stacked(values: Tensor) -> Tensor:
-    """Values of the concatenated arms, (N, 7958), as (N, 8688); what fills an arm up is arbitrary."""
+    """Values of the concatenated arms, (N, 7958), as (N, 7984); what fills an arm up is arbitrary."""
     return _rows(values, [arm.start for arm in ARMS])
 
 
 def stacked_joint(values: Tensor) -> Tensor:
-    """Values on the joint grid, (N, 7781), as (N, 8688); an arm is filled up with what follows in wavelength."""
+    """Values on the joint grid, (N, 7781), as (N, 7984); an arm is filled up with what follows in wavelength."""
     return _rows(values, [arm.joint_start for arm in ARMS])
 
 
 def _rows(values: Tensor, starts: list[int]) -> Tensor:
-    """Rows of PIXELS_PER_ARM values from each start on, the last filled up with its last value, (N, 8688)."""
-    n = values.shape[1]
-    parts = [part(values, 1, start, min(start + PIXELS_PER_ARM, n)) for start in starts]
-    missing = starts[-1] + PIXELS_PER_ARM - n
-    return functional.pad(torch.cat(parts, dim=1)[:, None], (0, missing), mode="replicate").flatten(1)
+    """The values of all arms from their starts on, the last filled up with its last value, (N, 7984)."""
+    ends = [start + n * BLOCK for start, n in zip(starts, OF_ARM, strict=True)]
+    missing = ends[-1] - values.shape[1]
+    filled = functional.pad(values[:, None], (0, missing), mode="replicate").flatten(1)
+    return torch.cat([part(filled, 1, start, end) for start, end in zip(starts, ends, strict=True)], dim=1)
 
 
 def block_sums(values: Tensor) -> Tensor:
-    """Sums over blocks, (N, 8688) -> (N, 543), or (N, k, 8688) -> (N, k, 543)."""
-    return values.reshape(-1, *_sizes(values)[:-1], N_BLOCKS, BLOCK).sum(-1)
+    """Sums over blocks along the last dimension, as (N, 7984) -> (N, 499)."""
+    sizes = _sizes(values)
+    return values.reshape(-1, *sizes[:-1], sizes[-1] // BLOCK, BLOCK).sum(-1)
 
 
 def _sizes(values: Tensor) -> list[int]:
@@ -72,16 +84,28 @@ def _sizes(values: Tensor) -> list[int]:
 
 
 def by_arm(blocks: Tensor) -> Tensor:
-    """Values of blocks, (N, 543, ...), as (N, 3, 181, ...)."""
-    return blocks.reshape(-1, len(ARMS), PER_ARM, *_sizes(blocks)[1:])
+    """Values of blocks, (N, 499, ...), as (N, 3, 181, ...), 0 beyond the end of an arm."""
+    rest = _sizes(blocks)[1:]
+    filled = torch.cat([blocks, torch.zeros_like(part(blocks, 1, 0, 1))], dim=1)
+    return taken(filled, 1, WHICH_BLOCK).reshape(-1, len(ARMS), PER_ARM, *rest)
+
+
+def pixels_by_arm(values: Tensor) -> Tensor:
+    """Values of pixels, (N, 7984), as (N, 3, 2896), 0 beyond the last block of an arm."""
+    return by_arm(values.reshape(-1, N_BLOCKS, BLOCK)).flatten(2)
 
 
 def spread(blocks: Tensor) -> Tensor:
-    """The value of its block for every pixel, (N, 543) -> (N, 8688).
+    """The value of its block for every pixel, as (N, 499) -> (N, 7984).
 
     A product with ones, which is exact: onnxruntime's Expand takes eight times as long on a CPU (18 us a spectrum, 2).
     """
-    return (blocks[:, :, None] @ torch.ones(1, BLOCK)).reshape(-1, N_STACKED)
+    return (blocks[..., None] @ torch.ones(1, BLOCK)).flatten(-2)
+
+
+def around(blocks: Tensor, n: int) -> Tensor:
+    """Sums over n neighbouring blocks of an arm around each, divided by n, (N, 3, 181)."""
+    return functional.avg_pool1d(blocks, n, 1, n // 2)
 
 
 def window_sums(values: Tensor, widths: tuple[int, ...]) -> Iterator[tuple[Tensor, int]]:

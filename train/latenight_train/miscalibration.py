@@ -30,24 +30,24 @@ BAND_SIGMA = 150.0  # A
 
 
 def gains() -> Array:
-    """Shapes of gains, (543, 10): of each arm, three waves, tilt; they act on the model."""
+    """Shapes of gains, (499, 10): of each arm, three waves, tilt; they act on the model."""
     arms = [np.where(k == ARM_OF_BLOCK, ARM_GAIN, 0.0) for k in range(3)]
     tilt = SMOOTH_GAIN * (BLOCK_WAVE - 6500.0) / 3000.0
     return np.stack([*arms, *(SMOOTH_GAIN * wave for wave in _waves()), tilt], axis=1)
 
 
 def skies() -> Array:
-    """Shapes of a smooth error of the sky, (543, 7); they act on sigma of the sky."""
+    """Shapes of a smooth error of the sky, (499, 7); they act on sigma of the sky."""
     return SKY * np.stack([np.ones(N_BLOCKS), *_waves()], axis=1)
 
 
 def shifts() -> Array:
-    """The shape of a shift in wavelength, (543, 1); it acts on the slope of the model."""
+    """The shape of a shift in wavelength, (499, 1); it acts on the slope of the model."""
     return np.full((N_BLOCKS, 1), SHIFT)
 
 
 def sky_bands() -> Array:
-    """Shapes of errors of the sky's lines, (543, 10): bands of them in one arm; they act on the lines."""
+    """Shapes of errors of the sky's lines, (499, 10): bands of them in one arm; they act on the lines."""
     shapes = [
         np.exp(-0.5 * np.square((BLOCK_WAVE - centre) / BAND_SIGMA))
         * ((1 if centre < TAKES_OVER[2] else 2) == ARM_OF_BLOCK)
@@ -57,6 +57,6 @@ def sky_bands() -> Array:
 
 
 def _waves() -> list[Array]:
-    """Three cosines and three sines over the whole spectrum, (543,) each."""
+    """Three cosines and three sines over the whole spectrum, (499,) each."""
     x = (BLOCK_WAVE - 3600.0) / 6224.0
     return [f(np.pi * k * x) for f in (np.cos, np.sin) for k in (1, 2, 3)]

@@ -93,7 +93,7 @@ class Patterns(nn.Module):
         """All patterns of a batch."""
         z1 = 1 + z[:, None]
         # Windows of 4 pixels, one for each pixel that a window starts at.
-        narrow = next(window_sums(s.x.clamp(-30, 30).reshape(-1, 3, PIXELS_PER_ARM), (4,)))[0] / 2
+        narrow = next(window_sums(s.x.clamp(-30, 30), (4,)))[0] / 2
         at = nearest(self.ln_wave, z, self.grid)
         lines = [*self.broad_lines(s, at, z1), self.trough(s, at), *self.narrow_lines(narrow, z1)]
         others = [*self.second(narrow), *self.others(s, at)]
@@ -108,7 +108,7 @@ class Patterns(nn.Module):
         return found
 
     def broad_lines(self, s: Solved, at: Tensor, z1: Tensor) -> list[Found]:
-        """Balmer lines of three widths, single broad lines; at (N, 543) points of the grid of REST."""
+        """Balmer lines of three widths, single broad lines; at (N, 499) points of the grid of REST."""
         t = s.significance(PLAIN, functional.embedding(at, self.broad).transpose(1, 2))
         balmer, single = torch.split(t, [len(BALMER_SPEEDS), len(LINES)], dim=1)
         single = single.nan_to_num(0.0)
@@ -126,7 +126,7 @@ class Patterns(nn.Module):
         return both("trough"), torch.where(covered, best, torch.full((), torch.nan)), None
 
     def others(self, s: Solved, at: Tensor) -> list[Found]:
-        """Light of another object in the fibre, the best of each class; at (N, 543) points of the grid of REST."""
+        """Light of another object in the fibre, the best of each class; at (N, 499) points of the grid of REST."""
         shapes = functional.embedding(at, self.hidden).transpose(1, 2)
         found = torch.split(s.significance(PLAIN, shapes, HIDDEN_LEFT), self.n_hidden, dim=1)
         return [((name,), t.amax(1, keepdim=True), None) for name, t in zip(HIDDEN, found, strict=True)]
@@ -160,7 +160,7 @@ class Patterns(nn.Module):
         found: list[Found] = []
         half = SEGMENT // 2
         n = PIXELS_PER_ARM // half
-        x = part(s.x.clamp(-4, 4).reshape(-1, 3, PIXELS_PER_ARM), 2, 0, n * half).reshape(-1, 3, n, half)
+        x = part(s.x.clamp(-4, 4), 2, 0, n * half).reshape(-1, 3, n, half)
         first, second = (x @ waves for waves in torch.split(self.waves, half))
         waves = part(first, 2, 0, n - 1) + part(second, 2, 1, n)  # (N, 3, segments, 2 periods)
         cosines, sines = torch.split(waves.square(), self.waves.shape[1] // 2, dim=3)
@@ -215,7 +215,7 @@ FAULTS = {
 
 
 def fault_shapes() -> dict[int, NDArray[np.float64]]:
-    """Where each fault acts, (faults, 543) for each ingredient, in the order of FAULTS."""
+    """Where each fault acts, (faults, 499) for each ingredient, in the order of FAULTS."""
     arms = np.stack([k == ARM_OF_BLOCK for k in range(3)]).astype(float)
     low = np.stack([MIDDLE[arm.name] > BLOCK_WAVE for arm in ARMS])
     halves = np.stack([arms[k] * side for k in range(3) for side in (low[k], ~low[k])])
@@ -236,7 +236,7 @@ def fault_shapes() -> dict[int, NDArray[np.float64]]:
 
 
 def edge(arm: str, side: str, length: float) -> NDArray[np.float64]:
-    """A fault of one arm that fades away from where its neighbour takes over, (543,)."""
+    """A fault of one arm that fades away from where its neighbour takes over, (499,)."""
     number = "brz".index(arm)
     place = TAKES_OVER[number + (side == "high")]
     return np.asarray((number == ARM_OF_BLOCK) * np.exp(-np.abs(BLOCK_WAVE - place) / length))

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from latenight.channels import BROAD, CHUNKS, NARROW, NOISE, SCANNED_BY_ARM
 from latenight.spectra import ARMS, PIXEL
-from latenight_train.blocks import BLOCK, PIXELS_PER_ARM, block_sums, by_arm, spread, taken, window_sums
+from latenight_train.blocks import BLOCK, around, block_sums, by_arm, spread, taken, window_sums
 from latenight_train.second import WHITE
 
 if TYPE_CHECKING:
@@ -69,11 +68,9 @@ class Scans(nn.Module):
         return [*found, strongest(peaks)]
 
     def high_passed(self, s: Solved) -> Tensor:
-        """Residuals in sigma without their running mean, (N, 8688)."""
-        sums = functional.avg_pool1d(by_arm(block_sums(s.x.clamp(-4, 4))), HIGH_PASS, 1, HIGH_PASS // 2)
-        count = functional.avg_pool1d(by_arm(block_sums(s.good)), HIGH_PASS, 1, HIGH_PASS // 2)
-        mean = (sums / count.clamp(min=1 / HIGH_PASS)).flatten(1)
-        return s.good * (s.x - spread(mean))
+        """Residuals in sigma without their running mean, (N, 3, 2896)."""
+        sums, count = (around(block_sums(v), HIGH_PASS) for v in (s.x.clamp(-4, 4), s.good))
+        return s.good * (s.x - spread(sums / count.clamp(min=1 / HIGH_PASS)))
 
     def peaks(self, windows: Tensor, step: int, width: int) -> Peaks:
         """The peaks of windows (N, 3, n); step and width in pixels."""
@@ -135,9 +132,9 @@ class Scans(nn.Module):
 
     def noise(self, s: Solved, high: Tensor, peaks: dict[str, Peaks]) -> None:
         """Windows of 64 to 2048 pixels in which the residual scatters by more or less than it should."""
-        excess = by_arm(block_sums(s.quiet * (high.clamp(-6, 6).square() - 1)))
+        excess = block_sums(s.quiet * (high.clamp(-6, 6).square() - 1))
         widths = tuple(width // BLOCK for width in NOISE)
-        counts = window_sums(by_arm(block_sums(s.quiet)), widths)
+        counts = window_sums(block_sums(s.quiet), widths)
         for (total, step), (count, _), width in zip(window_sums(excess, widths), counts, NOISE, strict=True):
             t = torch.where(count > width / 2, total / (2 * count.clamp(min=1.0)).sqrt(), torch.zeros(()))
             peaks[f"noise{width}"] = self.peaks(t, step * BLOCK, width)
@@ -147,7 +144,7 @@ class Scans(nn.Module):
         parts = (("chi2", s.x.clamp(-8, 8), s.good), ("scatter", high.clamp(-6, 6), s.quiet))
         found: list[Found] = []
         for name, x, mask in parts:
-            squares, number = (by_arm(block_sums(v)).sum(2) for v in (mask * x.square(), mask))
+            squares, number = (v.sum(2) for v in (mask * x.square(), mask))
             found.append(((name, *each_arm(name)), *means(squares, number, 50.0), None))
         return found
 
@@ -163,10 +160,9 @@ def strongest(peaks: dict[str, Peaks]) -> Found:
 
 def significances(x: Tensor, mask: Tensor, widths: tuple[int, ...]) -> list[tuple[int, Tensor, int]]:
     """Width, sum of x / sqrt(number of pixels) in the windows (N, 3, n), and step, for each width."""
-    sums, counts = (v.reshape(-1, 3, PIXELS_PER_ARM) for v in (x * mask, mask))
     found = []
     for width, (total, step), (count, _) in zip(
-        widths, window_sums(sums, widths), window_sums(counts, widths), strict=True
+        widths, window_sums(x * mask, widths), window_sums(mask, widths), strict=True
     ):
         # 1 or 0, as counts are whole numbers; a comparison and a choice take four times as long on a CPU.
         enough = (count - (math.ceil(0.6 * width) - 1)).clamp(0.0, 1.0)

@@ -17,6 +17,7 @@ pass over it costs .1 ms a spectrum, and what comes later needs no other.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,11 +30,14 @@ from latenight_train.blocks import (
     INSIDE,
     N_BLOCKS,
     N_STACKED,
-    PIXELS_PER_ARM,
+    OF_ARM,
     STACKED_WAVE,
+    WHERE_BLOCK,
+    around,
     block_sums,
     by_arm,
     part,
+    pixels_by_arm,
     spread,
     stacked,
     stacked_joint,
@@ -43,6 +47,9 @@ from latenight_train.miscalibration import gains, shifts, skies, sky_bands
 from latenight_train.modes import N_MODES, QUIET
 from latenight_train.pixels import clean, nearest, profile_at
 from latenight_train.whitener import Whitener
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 OUTLIER = 5.0  # sigma; pixels beyond weigh as much as this in the solve
 STEPS = 2  # of the solve, each for the change: what float32 lost in the first is made good
@@ -65,11 +72,13 @@ class Solved:
     """The residual of n spectra, and what significances need.
 
     Attributes:
-        x: (n, 8688) residual in sigma. good: (n, 8688) 1 in good pixels. quiet: (n, 8688) 1 away from restless lines.
-        products: (n, 7, 543) block sums of residual times ingredient times W (ingredient 0: x).
-        squares: (n, 7, 543) block sums of ingredient^2 times W (ingredient 0: number of good pixels).
+        x: (n, 3, 2896) residual in sigma, the arms side by side, and so are the next two.
+        good: 1 in good pixels.
+        quiet: 1 in good pixels away from restless lines.
+        products: (n, 7, 499) block sums of residual times ingredient times W (ingredient 0: x).
+        squares: (n, 7, 499) block sums of ingredient^2 times W (ingredient 0: number of good pixels).
         projections: for each ingredient the block sums of M times ingredient times W (0: M sqrt(W)): of the modes
-            (n, 543, 32), and of those of calibration (n, 28, 543), which are made by rows.
+            (n, 499, 32), and of those of calibration (n, 28, 499), which are made by rows.
         whitener: (n, 60, 60) R with R'R = (M'WM + P)^-1.
         change: (n, 60) coefficients of the solve, those of calibration in units of their priors.
     """
@@ -84,7 +93,7 @@ class Solved:
     change: Tensor
 
     def significance(self, ingredient: int, shapes: Tensor, least: float = LEFT) -> Tensor:
-        """The t of patterns shapes (n, T, 543) times an ingredient, (n, T); NaN where a pattern has no light.
+        """The t of patterns shapes (n, T, 499) times an ingredient, (n, T); NaN where a pattern has no light.
 
         At least a part of a pattern counts as left by the modes: the difference of two float32 numbers knows 1e-7.
         """
@@ -99,7 +108,7 @@ class Solved:
         return torch.where(total > 1e-9, above / left.clamp(min=1e-12).sqrt(), torch.full((), torch.nan))
 
     def explained_blocks(self) -> Tensor:
-        """What M can imitate of 1 in sigma in each block, (n, 543, 60): the square of sums over blocks is explained."""
+        """What M can imitate of 1 in sigma in each block, (n, 499, 60): the square of sums over blocks is explained."""
         modes, own = self.projections[WHITE]
         of_modes, of_own = torch.split(self.whitener, [N_MODES, SIZE - N_MODES], dim=2)
         return modes @ of_modes.transpose(1, 2) + own.transpose(1, 2) @ of_own.transpose(1, 2)
@@ -118,18 +127,17 @@ class SecondSolve(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        wave = STACKED_WAVE.reshape(-1)
         self.register_buffer("inside", torch.from_numpy(INSIDE))
-        self.register_buffer("ln_wave", torch.log(torch.from_numpy(wave)))
-        self.register_buffer("per_ln_wave", torch.from_numpy(wave / (2 * PIXEL)).float())
+        self.register_buffer("ln_wave", torch.log(torch.from_numpy(STACKED_WAVE)))
+        self.register_buffer("per_ln_wave", torch.from_numpy(per_ln_wave()).float())
         shapes = [torch.from_numpy(shapes().T).float() for shapes in OWN.values()]
         self.sizes = [len(some) for some in shapes]
-        # (28, 543) shapes of all calibration modes; (28, 4 * 543) on the ingredient that each acts on, 0 on others.
+        # (28, 499) shapes of all calibration modes; (28, 4 * 499) on the ingredient that each acts on, 0 on others.
         self.register_buffer("own_shapes", torch.cat(shapes))
         self.register_buffer("acting", torch.block_diag(*shapes))  # type: ignore[no-untyped-call]
         self.acts_on = np.repeat(np.arange(len(OWN)), self.sizes)
-        covered = self.surroundings(self.inside[None]).clamp(min=1 / LINE_BLOCKS)
-        self.register_buffer("covered", covered)
+        covered = around(by_arm(block_sums(self.inside[None])), LINE_BLOCKS)
+        self.register_buffer("covered", covered.clamp(min=1 / LINE_BLOCKS))
         self.register_buffer("own_prior", torch.diag((torch.arange(SIZE) >= N_MODES).float()))
         self.whitener = Whitener(SIZE)
 
@@ -177,12 +185,12 @@ class SecondSolve(nn.Module):
         model, sky = stacked_joint(mean / norm), stacked(sky / norm) * self.inside
         y = good * (stacked(flux / norm) - model)
         s2 = stacked_joint(variance / (norm * norm))
-        s2 = s2 + (LINE_ERROR * (model - self.surroundings(model))).square()
+        s2 = s2 + (LINE_ERROR * (model - self.surroundings(model * self.inside))).square()
         weight = scaled_ivar / (1 + scaled_ivar * s2)
         root = weight.sqrt()
         # Outliers weigh less in the solve, by this factor of their root, and as much as others in its residual.
         less = (y.abs() * (root / OUTLIER)).clamp(min=1.0).sqrt()
-        # (N, 7, 8688): the ingredients in the order of their names, times sqrt(W).
+        # (N, 7, 7984): the ingredients in the order of their names, times sqrt(W).
         lights = (model, sky, self.slope(model), self.line_excess(sky))
         beside = stacked_joint(beside / norm)
         ingredients = torch.stack([good, *(light * root for light in lights), root, beside * root], 1)
@@ -207,9 +215,9 @@ class SecondSolve(nn.Module):
         x = residual * less
         quiet = (profile_at(profiles, QUIET, at) > 0.5).to(good.dtype)
         return Solved(
-            x=x,
-            good=good,
-            quiet=good * quiet,
+            x=pixels_by_arm(x),
+            good=pixels_by_arm(good),
+            quiet=pixels_by_arm(good * quiet),
             products=block_sums(ingredients * x.clamp(-30, 30)[:, None]),
             squares=block_sums(ingredients.square()),
             projections=projections,
@@ -218,25 +226,21 @@ class SecondSolve(nn.Module):
         )
 
     def slope(self, model: Tensor) -> Tensor:
-        """The derivative of the model by ln(wavelength), (N, 8688); 0 at the ends of what an arm is filled up to."""
-        m = model.reshape(-1, 3, PIXELS_PER_ARM)
-        n = PIXELS_PER_ARM
-        inner = functional.pad(part(m, 2, 2, n) - part(m, 2, 0, n - 2), (1, 1))
-        return inner.reshape(-1, N_STACKED) * self.per_ln_wave
+        """The derivative of the model by ln(wavelength), (N, 7984); 0 at the ends of what an arm is filled up to."""
+        n = N_STACKED
+        return functional.pad(part(model, 1, 2, n) - part(model, 1, 0, n - 2), (1, 1)) * self.per_ln_wave
 
     def surroundings(self, values: Tensor) -> Tensor:
-        """Running mean of LINE_BLOCKS blocks, (N, 8688)."""
-        means = by_arm(block_sums(values)) / BLOCK
-        around = functional.avg_pool1d(means, LINE_BLOCKS, 1, LINE_BLOCKS // 2, count_include_pad=False)
-        return spread(around.flatten(1))
+        """Running mean of LINE_BLOCKS blocks of an arm, (N, 7984), of values that are 0 beyond its end."""
+        means = (around(by_arm(block_sums(values)), LINE_BLOCKS) / self.covered).flatten(1)
+        return spread(taken(means, 1, WHERE_BLOCK))
 
     def line_excess(self, sky: Tensor) -> Tensor:
-        """By how much the sky's lines stand out, (N, 8688), in the unit of sky."""
-        # What fills an arm up beyond its end, 0, is no dark sky: with it a fifth of the pattern of B was there.
-        around = (self.surroundings(sky) / self.covered).clamp(min=1e-9)
-        excess = sky * sky / around - around
+        """By how much the sky's lines stand out, (N, 7984), in the unit of sky."""
+        dark = self.surroundings(sky).clamp(min=1e-9)
+        excess = sky * sky / dark - dark
         # Where there are no lines, rounding leaves 1e-7 of the sky, which is no pattern.
-        return torch.where(excess > 0.01 * around, excess, torch.zeros(()))
+        return torch.where(excess > 0.01 * dark, excess, torch.zeros(()))
 
     def projections(
         self, weighted: Tensor, own: Tensor, ingredients: Tensor
@@ -244,19 +248,19 @@ class SecondSolve(nn.Module):
         """For each ingredient the block sums of its products with the columns of M, as Solved has them.
 
         Args:
-            weighted: (N, 8688, N_MODES) modes times sqrt(W), and so are the others.
-            own: (N, 4, 8688) what calibration modes are made of.
-            ingredients: (N, 7, 8688).
+            weighted: (N, 7984, N_MODES) modes times sqrt(W), and so are the others.
+            own: (N, 4, 7984) what calibration modes are made of.
+            ingredients: (N, 7, 7984).
         """
         rows = ingredients.reshape(-1, N_INGREDIENTS, N_BLOCKS, BLOCK).transpose(1, 2)
-        modes = (rows @ weighted.reshape(-1, N_BLOCKS, BLOCK, N_MODES)).unbind(2)  # of (N, 543, 7, 32)
+        modes = (rows @ weighted.reshape(-1, N_BLOCKS, BLOCK, N_MODES)).unbind(2)  # of (N, 499, 7, 32)
         sums = (block_sums(own * ingredients[:, k : k + 1]) for k in range(N_INGREDIENTS))
-        # By rows: to scale rows of 543 numbers takes 1 us where columns of 10 take 7.
+        # By rows: to scale rows of 499 numbers takes 1 us where columns of 10 take 7.
         mine = (taken(some, 1, self.acts_on) * self.own_shapes for some in sums)
         return tuple(zip(modes, mine, strict=True))
 
     def pull(self, residual: Tensor, weighted: Tensor, own: Tensor) -> Tensor:
-        """M'W residual, (N, 60, 1), of a residual (N, 8688) that is times sqrt(W) as M is."""
+        """M'W residual, (N, 60, 1), of a residual (N, 7984) that is times sqrt(W) as M is."""
         sums = block_sums(own * residual[:, None]).flatten(1)
         modes = weighted.transpose(1, 2) @ residual[:, :, None]
         return torch.cat([modes, (sums @ self.acting.T)[:, :, None]], dim=1)
@@ -277,9 +281,15 @@ class SecondSolve(nn.Module):
         return torch.cat([upper, lower], dim=1) + self.own_prior
 
     def explained(self, change: Tensor, weighted: Tensor, own: Tensor) -> Tensor:
-        """What the solve takes away, (N, 8688), times sqrt(W)."""
+        """What the solve takes away, (N, 7984), times sqrt(W)."""
         of_modes, of_own = torch.split(change, [N_MODES, SIZE - N_MODES], dim=1)
-        factors = spread((of_own.flatten(1) @ self.acting).reshape(-1, N_BLOCKS)).reshape(
-            -1, len(OWN), N_STACKED
-        )
+        factors = spread((of_own.flatten(1) @ self.acting).reshape(-1, len(OWN), N_BLOCKS))
         return (weighted @ of_modes).flatten(1) + (own * factors).sum(1)
+
+
+def per_ln_wave() -> NDArray[np.float64]:
+    """What makes a slope by ln(wavelength) of the difference of both neighbours, (7984,); 0 at the ends of arms."""
+    factor = STACKED_WAVE / (2 * PIXEL)
+    ends = np.cumsum(OF_ARM) * BLOCK
+    factor[[0, *ends[:-1], *(ends - 1)]] = 0
+    return factor
