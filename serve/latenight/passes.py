@@ -232,7 +232,8 @@ def by_redshift(model: Graph, inputs: dict[str, np.ndarray]) -> dict[str, np.nda
 
 def at_arms(joint: Floats, n: int) -> Floats:
     """Values on the joint grid, (k, 7781), at the pixels of the arms, (n, 7958); rows beyond the k are 0."""
-    values = np.zeros((n, N_PIX), np.float32)
+    values = np.empty((n, N_PIX), np.float32)
+    values[len(joint) :] = 0
     for arm in ARMS:
         values[: len(joint), arm.pixels] = joint[:, arm.joint_pixels]
     return values

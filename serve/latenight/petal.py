@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from latenight.fibres import around, chunks, half_sums, ordinary_fibres, pattern_sums, petals_of, take_off
-from latenight.skyfibres import sky_sigma
+from latenight.skyfibres import THINNED, sky_sigma
 from latenight.spectra import MAX_FLUX, N_PIX
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _corrected_petal(r: Residuals, known: bool, learned: Learned) -> Corrected:
     """The petal step for the fibres of one petal; known: whether they are."""
     enough = known and len(r.flux) >= MIN_ROWS
     of_sky = r.ivar[r.table["objtype"] == "SKY"] if enough else None
-    sky = sky_sigma(r.ivar, r.model, learned.sky_variance, of_sky)
+    sky = sky_sigma(r.ivar, r.model[:, THINNED], learned.sky_variance, of_sky)
     found = shared(r, sky, learned.pixel_noise, in_common=enough)
     flux, ivar = np.empty_like(r.flux), r.ivar / found.noise
     per_gain = 1 / (1 + found.gain)

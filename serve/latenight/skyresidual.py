@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from latenight.fibres import around, chunks, half_sums, ordinary_fibres, pattern_sums, petals_of, take_off
-from latenight.skyfibres import MIN_SKY_FIBRES, sky_sigma
+from latenight.skyfibres import MIN_SKY_FIBRES, THINNED, sky_sigma
 from latenight.spectra import ARMS, MAX_FLUX, MAX_IVAR, MIN_GOOD_PIXELS, N_PIX
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ ROUNDS = 3  # what is left may exceed CLIP, and fibres that differ must go first
 LIGHT_PIXELS = 100
 BLOCK_STARTS = [first for arm in ARMS for first in range(arm.start, arm.start + arm.n, LIGHT_PIXELS)]
 BLOCK_SIZES = np.diff([*BLOCK_STARTS, N_PIX]).astype(np.float32)
+BLOCK_OF = np.searchsorted(BLOCK_STARTS, np.arange(N_PIX)[THINNED], side="right") - 1  # (796,)
 
 
 def without_sky_residual(
@@ -65,7 +66,7 @@ def _residual(flux: Floats, ivar: Floats, sky_variance: Floats) -> Floats:
     """The residual that sky fibres share, (7958,), in sigma of the sky; flux and ivar (k, 7958)."""
     good = ivar > 0
     root = np.sqrt(np.where(good, np.minimum(ivar, MAX_IVAR), 0))
-    pattern = sky_sigma(ivar, np.zeros_like(flux), sky_variance, ivar) * root
+    pattern = sky_sigma(ivar, np.zeros_like(flux[:, THINNED]), sky_variance, ivar) * root
     rest = np.where(good, np.clip(flux, -MAX_FLUX, MAX_FLUX), 0) * root
     n_good = half_sums(good.astype(np.float32))
     residual, ordinary = np.zeros(N_PIX, np.float32), np.ones(len(flux), bool)
@@ -90,7 +91,9 @@ def _taken_off(
 
 
 def _light(flux: Floats, ivar: Floats) -> Floats:
-    """Mean flux of each block of LIGHT_PIXELS, at least 0, (n, 7958); bad pixels count as dark."""
-    good = np.where(ivar > 0, np.clip(flux, -MAX_FLUX, MAX_FLUX), 0)
-    means = np.add.reduceat(good, BLOCK_STARTS, axis=1) / BLOCK_SIZES
-    return np.repeat(np.maximum(means, 0), BLOCK_SIZES.astype(int), axis=1)
+    """Mean flux, at least 0, of the block around each pixel of THINNED, (n, 796); bad pixels count as dark."""
+    means = np.empty((len(flux), len(BLOCK_STARTS)), np.float32)
+    for rows in chunks(len(flux)):
+        good = np.where(ivar[rows] > 0, np.clip(flux[rows], -MAX_FLUX, MAX_FLUX), 0)
+        means[rows] = np.add.reduceat(good, BLOCK_STARTS, axis=1) / BLOCK_SIZES
+    return np.maximum(means, 0)[:, BLOCK_OF]
