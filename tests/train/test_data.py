@@ -50,6 +50,16 @@ def test_the_cache_is_used_for_the_same_files_only(tmp_path: Path) -> None:
     assert len(load_survey([tmp_path], tmp_path / "cache").table) == len(first.table) + 1
 
 
+def test_an_interrupted_reading_leaves_no_index(tmp_path: Path) -> None:
+    """After a reading of other files that failed half way, the first ones are read anew."""
+    paths = write_survey(tmp_path)
+    before = load_survey(paths[:1], tmp_path / "cache").table["targetid"].copy()
+    paths[2].write_bytes(paths[2].read_bytes()[:5000])
+    with pytest.raises(BadInput):
+        load_survey(paths[1:], tmp_path / "cache")
+    np.testing.assert_array_equal(load_survey(paths[:1], tmp_path / "cache").table["targetid"], before)
+
+
 def test_redshifts_that_came_later_are_read(tmp_path: Path) -> None:
     """A survey read without redrock's file is read anew once that lies beside the coadd."""
     path, *_ = write_survey(tmp_path)
@@ -94,8 +104,9 @@ def test_a_target_counts_in_one_petal_only(tmp_path: Path) -> None:
     table["targetid"][[0, 1, 9, 17]] = 77  # petals 0, 0, 1 and 2
     table["targetid"][[2, 10]] = -1  # of no known target
     table["targetid"][[3, 11]], reasons[11] = 99, "sky"
+    table["targetid"][[4, 12, 20]], reasons[4] = 88, "no_data"  # petal 1 is the first that shows it
     found = without_repeats(replace(survey, table=table, reasons=reasons)).reasons
-    np.testing.assert_array_equal(np.flatnonzero(found == "repeat"), [9, 17])
+    np.testing.assert_array_equal(np.flatnonzero(found == "repeat"), [9, 17, 20])
     assert found[11] == "sky"
 
 

@@ -19,12 +19,13 @@ from latenight.passes import FOUND, N_KINDS, REDSHIFTS, TRUSTED, Passes, at_arms
 from latenight.skyfibres import THINNED, known_median, known_variance, sky_sigma
 from latenight.spectra import N_PIX, SPECTYPES, UNKNOWN
 from latenight.threads import default_threads
-from latenight_train.data import evenly, without_redshift
+from latenight_train.data import evenly
 from latenight_train.learn_calibration import fit_calibration
 from latenight_train.vae import Z_RANGE
+from latenight_train.versions import PARTS, versions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -32,16 +33,11 @@ if TYPE_CHECKING:
     from latenight.calibration import Calibration
     from latenight.modes import ModeGroup
     from latenight.passes import Statistics
-    from latenight.spectra import Spectra
     from latenight_train.data import Survey
 
     Folds = Sequence[tuple[NDArray[np.bool_], list[ModeGroup]]]
 
 NOISE_SPECTRA = 1000  # to measure the noise factors on: 5 % per pixel
-# Of the petals of a fold, each of which is left out once of the tables of p-values: tables without a third of the
-# petals are cautious (a nominal 10 % gives 8.5 %), those without a twelfth are like those of all (9.7 %);
-# there are 10 folds, 5 in small surveys.
-PARTS = 2
 SKY_SPECTRA = 400  # to measure the shape of the sky's variance on
 
 
@@ -105,13 +101,11 @@ def calibrate(
         settings = {"device": "cpu", "threads": default_threads(), "groups": models}
         passes = Passes(folder, learned, np.array(Z_RANGE), **settings)  # type: ignore[arg-type]
         messages = [(rows, spectra) for rows, spectra in survey.messages() if fold[rows].any()]
-        for i, (rows, spectra) in enumerate(tqdm(messages, desc="calibrating", unit="file", disable=None)):
-            part = PARTS * k + i % PARTS
-            reasons = np.where(fold[rows], survey.reasons[rows], "other fold")
-            unseen = held_out[rows]
-            for version, why in _versions(spectra, reasons, unseen, with_sky=i // PARTS % 2 == 0):
-                if (why == "").any():
-                    found.append((*_kept(passes(version, why), index, unseen[why == ""]), part))
+        bar = tqdm(messages, desc="calibrating", unit="file", disable=None)
+        for part, spectra, why, unseen in versions(bar, fold, survey.reasons, held_out):
+            if (why == "").any():
+                kept = _kept(passes(spectra, why), index, unseen[why == ""])
+                found.append((*kept, PARTS * k + part % PARTS))
     if not found:
         raise StartupError("no eligible spectrum in the survey: name more coadds")
     *columns, parts = zip(*found, strict=True)
@@ -124,27 +118,6 @@ def calibrate(
     sizes = {name: int(np.count_nonzero(classes == name)) for name in SPECTYPES}
     kinds = {"n_certain": len(groups), "n_whole": len(REDSHIFTS) * len(groups)}
     return fit_calibration(statistics, group, snr, _relatives(spectypes), part_of, **kinds), sizes
-
-
-def _versions(
-    spectra: Spectra, reasons: np.ndarray, unseen: NDArray[np.bool_], *, with_sky: bool
-) -> Iterator[tuple[Spectra, np.ndarray]]:
-    """A message as it came, and its rows that the network has not seen as if they came without sky or redshift.
-
-    Args:
-        spectra: of a file.
-        reasons: (N,) why a row takes no part; "" if it does.
-        unseen: (N,) rows that the network has not seen.
-        with_sky: whether the version without redshifts has its sky fibres.
-    """
-    yield spectra, reasons
-    reasons = np.where(unseen, reasons, "seen")
-    table = spectra.table.copy()
-    table["petal"] = -1
-    alone, no_sky = replace(spectra, table=table), np.where(reasons == "sky", "not_target", reasons)
-    yield alone, no_sky
-    hidden = spectra if with_sky else alone
-    yield replace(hidden, table=without_redshift(hidden.table)), reasons if with_sky else no_sky
 
 
 def _relatives(spectypes: NDArray[np.str_]) -> list[NDArray[np.intp]]:

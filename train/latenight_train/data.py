@@ -75,6 +75,7 @@ def load_survey(paths: Sequence[Path], cache: Path) -> Survey:
     index = cache / "index.json"
     if not index.is_file() or json.loads(index.read_text())["identity"] != identity:
         cache.mkdir(parents=True, exist_ok=True)
+        index.unlink(missing_ok=True)  # an interrupted reading leaves no old index beside new arrays
         index.write_text(json.dumps({"identity": identity, "files": _read_all(files, cache)}))
     table = np.fromfile(cache / "table", TABLE)
     shape = (len(table), N_PIX)
@@ -84,16 +85,18 @@ def load_survey(paths: Sequence[Path], cache: Path) -> Survey:
 
 
 def without_repeats(survey: Survey) -> Survey:
-    """The same survey, where a target counts in the first petal that shows it: rows elsewhere are not eligible.
+    """The same survey, where a target counts in the first petal that shows it well: rows elsewhere are not eligible.
 
     DESI observes many targets on several tiles (quasars for the Lyman alpha forest four times). With one of them on
     both sides of a split, models would be calibrated on spectra that they know.
     """
-    targets = survey.table["targetid"]
-    petals = petal_numbers(survey.table)
+    rows = np.flatnonzero(survey.reasons == "")
+    targets, petals = survey.table["targetid"][rows], petal_numbers(survey.table)[rows]
     _, first, which = np.unique(targets, return_index=True, return_inverse=True)
-    again = (targets > 0) & (petals != petals[first][which.ravel()]) & (survey.reasons == "")
-    return replace(survey, reasons=np.where(again, "repeat", survey.reasons))
+    again = (targets > 0) & (petals != petals[first][which.ravel()])
+    reasons = survey.reasons.copy()
+    reasons[rows[again]] = "repeat"
+    return replace(survey, reasons=reasons)
 
 
 def _read_all(files: Sequence[Path], cache: Path) -> list[tuple[str, int, str]]:
