@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
@@ -120,6 +121,18 @@ class TestRecords:
         warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
         assert warnings == [f"not announced: {broken}: the file is empty"]
 
+    def test_a_file_that_could_not_be_read_and_then_could_is_no_failure(self, coadd: Path) -> None:
+        """Whoever gives the paths is told of it, and gives it again."""
+        paths = [coadd.with_name("coadd-1-1000-thru20260101.fits")]
+
+        def again(path: Path) -> None:
+            write_coadd(path.parent, make_spectra(1, seed=1), path.name)
+            paths.append(path)
+
+        sink = ListSink()
+        assert announce.announce(iter(paths), "pointer", "t", sink, again) == 0
+        assert [decode_pointer(record.value).path for record in sink.records] == [str(paths[0])]
+
     def test_too_large_for_a_message(self, coadd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Spectra that do not fit a message are refused with the advice to announce a pointer."""
         monkeypatch.setattr(announce, "MAX_MESSAGE_BYTES", 1000)
@@ -203,7 +216,7 @@ class TestWatch:
                 write_coadd(tmp_path, make_spectra(1, seed=2), later.name)
             return len(clock.waits) == 5
 
-        assert list(announce.watch([tmp_path], set(), clock, wait)) == [first, later]
+        assert list(announce.watch(Watch([tmp_path]), clock, wait)) == [first, later]
         assert clock.waits == [announce.POLL_S] * 5
 
     def test_a_folder_that_was_away_is_not_announced_again(
@@ -221,25 +234,42 @@ class TestWatch:
         away.rename(folder)
         assert watch.ready(3.0) == []
 
-    def test_a_folder_that_cannot_be_searched_is_searched_again(
+    def test_a_folder_that_cannot_be_searched_keeps_back_no_other(
         self, coadd: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A file system that gives an error costs a warning; what it holds is announced when it answers again."""
-        clock = FakeClock()
+        """It costs one warning however long it lasts; what it holds is announced when it answers again."""
+        (coadd.parent / "closed").mkdir()
+        other = write_coadd(coadd.parent / "closed", make_spectra(1, seed=1))
+        scan = os.scandir
 
-        def stale(*_: object) -> Iterator[Path]:
-            raise OSError(errno.ESTALE, "Stale file handle")
+        def stale(path: Path) -> object:
+            if Path(path).name == "closed":
+                raise OSError(errno.ESTALE, "Stale file handle", str(path))
+            return scan(path)
 
-        monkeypatch.setattr(Path, "rglob", stale)
-
-        def wait(seconds: float) -> bool:
-            clock.wait(seconds)
-            monkeypatch.undo()
-            return len(clock.waits) == 2
-
-        assert list(announce.watch([coadd.parent], set(), clock, wait)) == [coadd]
+        watch = Watch([coadd.parent])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", stale)
+            assert watch.ready(0.0) == [coadd]
+            assert watch.ready(1.0) == []
+        assert watch.ready(2.0) == [other]
         warnings = [record.message for record in caplog.records]
-        assert warnings == [f"not searched: {coadd.parent}: cannot be searched: Stale file handle"]
+        assert warnings == [f"not searched: {other.parent}: cannot be searched: Stale file handle"]
+
+    def test_a_file_that_cannot_be_read_now_comes_again(self, coadd: Path) -> None:
+        """It is given once more a minute later, until it could be announced."""
+        watch = Watch([coadd.parent])
+        assert watch.ready(0.0) == [coadd]
+        watch.again(coadd, 0.0)
+        assert watch.ready(announce.RETRY_S - 1.0) == []
+        assert watch.ready(announce.RETRY_S) == [coadd]
+        assert watch.ready(2 * announce.RETRY_S) == []
+
+    def test_what_is_older_than_the_topics_memory_is_left_out(self, coadd: Path) -> None:
+        """A coadd that was written before `since` is not given."""
+        written = coadd.stat().st_mtime
+        assert Watch([coadd.parent], since=written + 1).ready(0.0) == []
+        assert Watch([coadd.parent], since=written).ready(0.0) == [coadd]
 
 
 class TestCommand:
@@ -296,11 +326,12 @@ class TestCommand:
     def test_a_watch_that_was_stopped_goes_on(
         self, broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """With --watch --resume only what the topic does not name is announced after a start."""
+        """With --watch --resume what the topic names, or is too old for it to know, is not announced after a start."""
         names = [f"coadd-{petal}-1000-thru20260101.fits" for petal in range(3)]
         paths = [write_coadd(tmp_path, make_spectra(1, seed=1), name) for name in names]
         for path in paths:  # older than their redrock files
-            os.utime(path, (1e9, 1e9))
+            os.utime(path, (time.time() - 3600, time.time() - 3600))
+        os.utime(write_coadd(tmp_path, make_spectra(1, seed=1), "coadd-3-1000-thru20260101.fits"), (1e9, 1e9))
         self.run(paths[1])
         stop = Event()
         monkeypatch.setattr("latenight.cli.kafka.stop_on_signals", lambda: stop)

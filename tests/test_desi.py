@@ -482,6 +482,26 @@ class TestFindCoadds:
         assert desi.find_coadds([tmp_path]) == expected
         assert desi.find_coadds([tmp_path / names[1], tmp_path, tmp_path / "b"]) == expected
 
+    def test_a_directory_that_cannot_be_searched_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Spectra below it are not left out in silence; whoever wants to hear of it gets the others."""
+        (tmp_path / "closed").mkdir()
+        (tmp_path / "coadd-1-2-thru20260101.fits").touch()
+        scan = os.scandir
+
+        def closed(path: Path) -> object:
+            if Path(path).name == "closed":
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", closed)
+        with pytest.raises(Unavailable, match=r"closed: cannot be searched: Permission denied"):
+            desi.find_coadds([tmp_path])
+        told: list[Unavailable] = []
+        assert desi.find_coadds([tmp_path], told.append) == [tmp_path / "coadd-1-2-thru20260101.fits"]
+        assert len(told) == 1
+
     def test_a_missing_path_keeps_back_no_other(self, tmp_path: Path) -> None:
         """A path that does not exist is given like a file, whose reader is told."""
         (tmp_path / "coadd-1-2-thru20260101.fits").touch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ Version = tuple[Path, float, int]  # path, mtime [s], size
 
 POLL_S = 2.0
 BATCH = 1000  # messages read at a time to see what has been announced
+RETRY_S = 60.0  # until a watch tries a file again that was there and could not be read
 # A redrock job of one petal takes minutes; after this long a coadd is announced without redshifts.
 REDROCK_TIMEOUT_S = 1800.0
 
@@ -81,8 +83,21 @@ def announce_records(paths: Iterable[Path], payload: Payload, topic: str) -> Ite
     return (make_record(path, payload, topic) for path in paths)
 
 
-def announce(paths: Iterable[Path], payload: Payload, topic: str, sink: Sink) -> int:
+def announce(
+    paths: Iterable[Path],
+    payload: Payload,
+    topic: str,
+    sink: Sink,
+    again: Callable[[Path], None] = lambda _: None,
+) -> int:
     """Publish a message for each coadd; one that cannot be announced is logged and keeps back no other.
+
+    Args:
+        paths: the coadds.
+        payload: what the messages hold.
+        topic: of spectra.
+        sink: takes the messages.
+        again: is told of a file that cannot be read now, so that it comes once more among the paths.
 
     Returns:
         How many were not announced.
@@ -90,17 +105,20 @@ def announce(paths: Iterable[Path], payload: Payload, topic: str, sink: Sink) ->
     Raises:
         Unavailable: the broker is away.
     """
-    n_refused = 0
+    refused: set[Path] = set()
     for path in paths:
         try:
             record = make_record(path, payload, topic)
         except (BadInput, Unavailable) as error:
             log.warning("not announced: %s", error)
-            n_refused += 1
+            refused.add(path)
+            if isinstance(error, Unavailable):
+                again(path)
             continue
         sink.publish([record])
+        refused.discard(path)
         log.info("announced %s", path)
-    return n_refused
+    return len(refused)
 
 
 def announced(source: Source) -> set[Version]:
@@ -175,33 +193,50 @@ class Watch:
     Attributes:
         paths: files and directories, as in find_coadds.
         given: what has been announced already.
+        since: coadds that were written before this time [s since 1970] are left out.
         redrock_timeout_s: how long to wait for the redrock file.
     """
 
     paths: list[Path]
     given: set[Version] = field(default_factory=set)
+    since: float = -math.inf
     redrock_timeout_s: float = REDROCK_TIMEOUT_S
     _first_seen: dict[Version, float] = field(default_factory=dict)
+    _last: dict[Path, Version] = field(default_factory=dict)
+    _not_before: dict[Version, float] = field(default_factory=dict)
+    _unsearched: set[str] = field(default_factory=set)
 
     def ready(self, now: float) -> list[Path]:
         """The coadds that have become ready since the last call.
 
+        A directory that cannot be searched is a warning, once, and the others are searched.
+
         Args:
             now: monotonic seconds.
-
-        Raises:
-            Unavailable: a directory cannot be searched.
         """
-        found = [version for path in find_coadds(self.paths) for version in _version(path)]
+        errors: set[str] = set()
+        paths = find_coadds(self.paths, lambda error: errors.add(str(error)))
+        for error in sorted(errors - self._unsearched):
+            log.warning("not searched: %s", error)
+        self._unsearched = errors
+        found = [version for path in paths for version in _version(path) if version[1] >= self.since]
         self._first_seen = {version: self._first_seen.get(version, now) for version in found}
         ready = [
             version
             for version in found
             if version not in self.given
+            and now >= self._not_before.get(version, now)
             and (_has_redshifts(version) or now - self._first_seen[version] >= self.redrock_timeout_s)
         ]
         self.given |= set(ready)
-        return [path for path, _, _ in ready]
+        self._last = {version[0]: version for version in ready}
+        return list(self._last)
+
+    def again(self, path: Path, now: float) -> None:
+        """Give a path of the last call once more, after RETRY_S: it could not be read."""
+        version = self._last[path]
+        self.given.discard(version)
+        self._not_before[version] = now + RETRY_S
 
 
 def _version(path: Path) -> list[Version]:
@@ -220,26 +255,15 @@ def _has_redshifts(coadd: Version) -> bool:
     return redrock is not None and any(version[1] >= mtime for version in _version(redrock))
 
 
-def watch(
-    paths: list[Path], told: AbstractSet[Version], clock: Callable[[], float], wait: Callable[[float], bool]
-) -> Iterator[Path]:
-    """The coadds under paths as they become ready, those that are there first.
-
-    A directory that cannot be searched is a warning, and searched again at the next poll.
+def watch(watched: Watch, clock: Callable[[], float], wait: Callable[[float], bool]) -> Iterator[Path]:
+    """The coadds as they become ready, those that are there first.
 
     Args:
-        paths: files and directories, as in find_coadds.
-        told: what has been announced already.
+        watched: what is watched.
         clock: as in paced.
         wait: as in paced.
     """
-    watched = Watch(paths, set(told))
     while True:
-        try:
-            ready = watched.ready(clock())
-        except Unavailable as error:
-            log.warning("not searched: %s", error)
-            ready = []
-        yield from ready
+        yield from watched.ready(clock())
         if wait(POLL_S):
             return

@@ -20,7 +20,7 @@ from latenight.fits import opened
 from latenight.spectra import ARMS, MAX_ROWS, N_PIX, PIXEL, Arm, Spectra
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
@@ -94,28 +94,37 @@ def redrock_beside(path: Path) -> Path | None:
     return redrock if name != path.name and redrock.exists() else None
 
 
-def find_coadds(paths: Iterable[Path]) -> list[Path]:
+def find_coadds(paths: Iterable[Path], unsearched: Callable[[Unavailable], None] | None = None) -> list[Path]:
     """The given files, and the coadd-*.fits[.gz] under the given directories, each once.
 
     Directories are searched to any depth and give their files in sorted order. Unfinished files
     (*_tmp<PID>.fits) are left out, and so is a .fits.gz whose .fits lies beside it (60 times faster to read).
     A path that does not exist counts as a file: whoever reads it is told, and the others are read.
 
+    Args:
+        paths: files and directories.
+        unsearched: is told of directories that cannot be searched, while the others are.
+
     Raises:
-        Unavailable: a directory cannot be searched.
+        Unavailable: a directory cannot be searched, and nobody is told.
     """
+
+    def fail(error: OSError) -> None:  # no permission, or a network file system that goes away
+        problem = Unavailable(f"{error.filename}: cannot be searched: {error.strerror}")
+        if unsearched is None:
+            raise problem from error
+        unsearched(problem)
+
     found: dict[Path, None] = {}
     for path in paths:
-        try:
-            found.update(dict.fromkeys(_under(path) if path.is_dir() else [path]))
-        except OSError as error:  # as when a network file system goes away
-            raise Unavailable(f"{path}: cannot be searched: {error.strerror}") from error
+        found.update(dict.fromkeys(_under(path, fail) if path.is_dir() else [path]))
     finished = [path for path in found if not UNFINISHED.fullmatch(path.name)]
     return [path for path in finished if path.suffix != ".gz" or path.with_suffix("") not in found]
 
 
-def _under(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("coadd-*") if COADD_NAME.fullmatch(file.name))
+def _under(folder: Path, fail: Callable[[OSError], None]) -> list[Path]:
+    names = ((root, name) for root, _, files in os.walk(folder, onerror=fail) for name in files)
+    return sorted(Path(root, name) for root, name in names if COADD_NAME.fullmatch(name))
 
 
 def _n_spectra(fits: Fits) -> int:

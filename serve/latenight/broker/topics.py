@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 MIB = 1 << 20
 DAY_MS = 86_400_000
+SPECTRA_DAYS = 14  # so long the topic remembers what has been announced
 # A whole petal inline is 500 spectra of 62 kB and their table, 33 MB.
 MAX_MESSAGE_BYTES = 64 * MIB
 # A dead letter carries the largest message and, in headers of 6 KB at most, why it was refused.
@@ -67,7 +68,7 @@ class Topics:
         unpacked = {"compression.type": "uncompressed"}
 
         return {
-            self.spectra: config(MAX_MESSAGE_BYTES, 14) | unpacked,
+            self.spectra: config(MAX_MESSAGE_BYTES, SPECTRA_DAYS) | unpacked,
             self.scores: config(16 * MIB, 30),
             self.shadow: config(16 * MIB, 30),
             self.alerts: config(MIB, 365),

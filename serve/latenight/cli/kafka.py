@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import socket
 import time
 from contextlib import ExitStack, closing
@@ -162,9 +163,11 @@ def announce(
     """Tell the daemons about coadds: one message each, in the order given. PATHS are files, or directories to search.
 
     With --watch a coadd is announced when its redrock file is there, or after half an hour without one. With --resume
-    an announcement or a watch that was interrupted goes on: what the topic names in the same version is left out.
+    an announcement or a watch that was interrupted goes on: what the topic names in the same version is left out. The
+    topic remembers two weeks; a watch that goes on leaves out what was written before them, too.
     """
     from latenight import announce as announcer
+    from latenight.broker.topics import SPECTRA_DAYS
     from latenight.desi import find_coadds
     from latenight.progress import Progress
 
@@ -180,8 +183,10 @@ def announce(
         with closing(broker.source([topics.spectra])) as source:
             told = announcer.announced(source)
     stop = stop_on_signals()
+    since = time.time() - SPECTRA_DAYS * 86_400 if resume else -math.inf
+    watched = announcer.Watch(wanted, told, since)
     if watch:
-        coadds = announcer.watch(wanted, told, time.monotonic, stop.wait)
+        coadds = announcer.watch(watched, time.monotonic, stop.wait)
     elif found := find_coadds(wanted):
         left = announcer.not_yet(found, told)
         coadds = announcer.with_progress(left, len(left), Progress(time.monotonic))
@@ -191,7 +196,8 @@ def announce(
         coadds = announcer.paced(coadds, rate, time.monotonic, stop.wait)
     with closing(broker.sink()) as sink:
         coadds = itertools.takewhile(lambda _: not stop.is_set(), coadds)
-        n_refused = announcer.announce(coadds, payload, topics.spectra, sink)
+        again = (lambda path: watched.again(path, time.monotonic())) if watch else (lambda _: None)
+        n_refused = announcer.announce(coadds, payload, topics.spectra, sink, again)
     if n_refused:
         raise BadInput(f"{n_refused} files were not announced; the log says why")
 
