@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from latenight.broker import Consumed, Partition, Sink, Source
+    from latenight.outcome import Outcome
     from latenight.scores import Scores
     from latenight.spectra import Spectra
 
@@ -231,6 +232,23 @@ def test_a_time_stamp_of_the_future_buys_no_patience(world: World) -> None:
     assert world.stop.waits == []
 
 
+def test_a_clock_that_is_a_little_ahead_costs_no_patience(world: World) -> None:
+    """A file announced by a host whose clock is ahead is waited for until it is visible here."""
+    tries = iter([True, True])
+
+    def late(message: Message) -> Spectra:
+        if next(tries, False):
+            raise Gone("no such file")
+        return read(message)
+
+    world.announce(petal(1))
+    world.clock[0] -= 0.05
+    world.daemon(late).run(drain=True)
+    assert world.read(TOPICS.deadletters) == []
+    assert len(world.read(TOPICS.scores)) == 1
+    assert len(world.stop.waits) == 2
+
+
 def test_a_file_that_stays_away_ends_the_daemon(world: World) -> None:
     """After all retries the error is raised; nothing is published and nothing committed."""
 
@@ -405,6 +423,28 @@ def test_the_alerts_of_a_burst_do_not_wait_for_its_last_petal(world: World) -> N
     world.announce(*[petal(seed) for seed in range(4, 8)])
     world.daemon().run(drain=True)
     assert world.count("transactions_total", result="committed") == 5
+
+
+def test_a_busy_daemon_is_alive(world: World) -> None:
+    """Each message of a poll is a sign of life, and so is what a shadow makes of it."""
+    health = Health(clock=lambda: world.clock[0], max_turn_s=3 * BATCH_S)
+    seen: list[bool] = []
+
+    class Watched(Slow):
+        def score(self, spectra: Spectra, explain_below: float = 0.0) -> Scores:
+            scores = super().score(spectra, explain_below)
+            seen.append(health.alive()[0])
+            return scores
+
+    def follow(outcomes: list[Outcome]) -> None:
+        world.clock[0] += 2 * BATCH_S
+        seen.append(health.alive()[0])
+
+    world.announce(*[petal(seed) for seed in range(4)])
+    daemon = world.daemon(scorer=Watched(world.clock))
+    daemon._health = health
+    daemon.run(drain=True, follow=follow)
+    assert seen == [True] * 8
 
 
 def test_what_a_burst_has_committed_is_not_done_again(world: World) -> None:

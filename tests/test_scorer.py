@@ -14,8 +14,8 @@ from latenight.bundle import load_bundle, write_golden, write_manifest
 from latenight.channels import COMBINED, STATISTICS
 from latenight.errors import StartupError
 from latenight.passes import usable_redshift
-from latenight.scorer import Scorer, load_scorer
-from latenight.scores import CHANNELS, SCORES
+from latenight.scorer import Scorer, check_golden, load_scorer
+from latenight.scores import CHANNELS, SCORES, Scores
 from latenight.spectra import ARMS, N_PIX, PIXEL, SPECTYPES, UNKNOWN, WAVE, ineligible_reasons
 from tests.bundles import PETALS, ROWS
 from tests.fakes import DEAD_ROW, SKY_ROWS, UNKNOWN_ROW, assert_same_tables, make_spectra
@@ -221,6 +221,22 @@ def test_a_session_that_disagrees_with_the_golden_scores_is_refused(bundle: Path
     write_manifest(copied, facts)
     with pytest.raises(StartupError, match="chi2 of the golden spectra"):
         load_scorer(copied, device="cpu", threads=1)
+
+
+def test_a_session_that_makes_nan_of_golden_scores_is_refused(bundle: Path) -> None:
+    """Scores that are finite in the bundle and NaN here are a difference, were it in a single row."""
+    copy = load_bundle(bundle)
+    scorer = Scorer(copy, device="cpu", threads=1)
+    whole = scorer.score
+
+    def broken(spectra: Spectra, explain_below: float = 0.0) -> Scores:
+        scores = whole(spectra, explain_below)
+        scores.table["chi2"][np.flatnonzero(scores.table["eligible"])[0]] = np.nan
+        return scores
+
+    scorer.score = broken  # type: ignore[method-assign]
+    with pytest.raises(StartupError, match="chi2 of the golden spectra differs by nan"):
+        check_golden(scorer, copy)
 
 
 def test_a_bundle_of_other_statistics_is_refused(bundle: Path, tmp_path: Path) -> None:

@@ -42,6 +42,23 @@ def test_a_line_that_is_no_setting_is_named_but_not_shown(tmp_path: Path, line: 
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", ["yes", "1", "true # as it should be", ""])
+def test_the_check_of_the_host_name_is_on_or_off_and_nothing_else(tmp_path: Path, value: str) -> None:
+    """What is neither true nor false switches nothing off: it is an error that names the line."""
+    path = tmp_path / "client.properties"
+    path.write_text(f"security_protocol=SSL\nssl_check_hostname={value}\n")
+    with pytest.raises(StartupError, match="line 2: write true or false"):
+        read_security(path)
+
+
+def test_a_file_that_is_no_text_is_an_error_of_the_start(tmp_path: Path) -> None:
+    """It is named."""
+    path = tmp_path / "keystore.jks"
+    path.write_bytes(b"\xfe\xed\xfe\xed")
+    with pytest.raises(StartupError, match=r"keystore\.jks"):
+        read_security(path)
+
+
 def test_a_file_that_is_not_there_is_an_error_of_the_start(tmp_path: Path) -> None:
     """A missing file is named."""
     with pytest.raises(StartupError, match="absent"):

@@ -54,10 +54,12 @@ def test_what_holds_is_wanted(text: str) -> None:
         "target.fiber >= 5",
         "not target.program",
         "20260101 < night < 20260131",
+        "'sky' in target.fiber",
+        "'sky' not in target.fiber",
     ],
 )
 def test_what_does_not_hold_is_not(text: str) -> None:
-    """A field that is null is neither smaller nor greater than anything."""
+    """A field that is null is neither smaller nor greater than anything, and nothing is in it or told to be out."""
     assert not parse_where(text)(ALERT)
 
 

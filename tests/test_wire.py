@@ -122,6 +122,7 @@ class TestSpectra:
             ("targetid", pa.array(np.zeros(9)), "column targetid is double, expected int64"),
             ("targetid", pa.array([None] * 9, pa.int64()), "column targetid holds nulls"),
             ("survey", pa.array(["x" * 17] * 9), "column survey holds more than 16 characters"),
+            ("survey", pa.array(["x" * 10**6, *"y" * 8]), "column survey holds more than 16 characters"),
             ("spectype", pa.array(["GALAXIE"] * 9), "spectype holds something else than GALAXY"),
             ("z", pa.array(np.full(9, np.inf, "f4")), "column z is infinite"),
         ],

@@ -95,8 +95,7 @@ class Daemon:
         failures = 0
         while not self._stop.is_set():
             # Waiting for a broker that is away is being alive: only a loop that hangs is not.
-            self._health.turn()
-            self._desk.metrics.heartbeat_timestamp_seconds.set(self._desk.now())
+            self._show_life()
             try:
                 if failures:
                     self._source.rewind()
@@ -123,7 +122,9 @@ class Daemon:
             self._account(outcomes, self._health.clock() - started)
             started = self._health.clock()
             if follow is not None:
-                follow(outcomes)
+                for outcome in outcomes:
+                    self._show_life()
+                    follow([outcome])
         self._show_lag()
         if self._desk.now() >= self._next_heartbeat:
             self._next_heartbeat = self._desk.now() + HEARTBEAT_S
@@ -145,12 +146,17 @@ class Daemon:
         for n, (message, spectra) in enumerate(reading, 1):
             if self._stop.is_set():  # a poll may take longer than a stop may
                 break
+            self._show_life()  # of each message: four of 10 000 spectra without redshifts take 10 minutes
             batch.append(deal_with(self._desk, message, spectra.result))
             if self._health.clock() - begun >= BATCH_S:
                 yield batch
                 batch, begun = [], self._begin(messages[n:])
         if batch:
             yield batch
+
+    def _show_life(self) -> None:
+        self._health.turn()
+        self._desk.metrics.heartbeat_timestamp_seconds.set(self._desk.now())
 
     def _begin(self, waiting: list[Message]) -> float:
         """A batch of the first of these begins; returns when."""

@@ -40,8 +40,8 @@ class Health:
     Each field is one object that is replaced whole, so no lock is needed.
 
     Attributes:
-        max_turn_s: a loop that has not turned for so long hangs. One turn scores at most one poll: seconds
-            on two cores. Start-up (load the bundle, score the golden spectra) has as long.
+        max_turn_s: a loop that has not turned for so long hangs. One turn scores at most one message: a second
+            or two on two cores. Start-up (load the bundle, score the golden spectra) has as long.
         clock: monotonic time [s].
         is_loaded: the bundle is loaded and its golden spectra gave the expected scores.
         is_assigned: the broker has given us our partitions.

@@ -160,8 +160,9 @@ def deal_with(desk: Desk, message: Message, spectra_of: Callable[[], Spectra]) -
         return _reject(desk, message, "read", error)
     except Gone as error:
         # Its age tells, not the number of tries: that survives a restart, and a backlog of deleted files does
-        # not cost a wait each. A time stamp of the future buys no patience.
-        if 0 <= desk.now() - message.timestamp_ms / 1000 < GONE_AFTER_S:
+        # not cost a wait each. A clock that is ahead of ours by less counts as ours; one of the far future buys no
+        # patience.
+        if abs(desk.now() - message.timestamp_ms / 1000) < GONE_AFTER_S:
             raise
         return _reject(desk, message, "read", error)
     try:

@@ -23,7 +23,7 @@ from typing import Any
 Alert = Mapping[str, Any]
 Value = Callable[[Alert], Any]
 
-# A field that is null compares as not smaller, not greater; == None and != None find it.
+# A field that is null compares as not smaller, not greater, and holds nothing; == None and != None find it.
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -31,8 +31,8 @@ COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.LtE: lambda left, right: None not in (left, right) and left <= right,
     ast.Gt: lambda left, right: None not in (left, right) and left > right,
     ast.GtE: lambda left, right: None not in (left, right) and left >= right,
-    ast.In: lambda left, right: left in right,
-    ast.NotIn: lambda left, right: left not in right,
+    ast.In: lambda left, right: right is not None and left in right,
+    ast.NotIn: lambda left, right: right is not None and left not in right,
 }
 MAX_LENGTH = 10_000  # characters; a deeper nesting than this allows could exhaust the parser
 

@@ -41,8 +41,8 @@ def read_security(path: Path) -> dict[str, object]:
     """
     try:
         lines = path.read_text().splitlines()
-    except OSError as error:
-        raise StartupError(f"cannot read the client configuration: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartupError(f"cannot read the client configuration {path}: {error}") from error
     settings: dict[str, object] = {}
     for number, line in enumerate(lines, 1):
         name, equals, value = (part.strip() for part in line.partition("="))
@@ -52,8 +52,15 @@ def read_security(path: Path) -> dict[str, object]:
             raise StartupError(f"{path} line {number} is not `name=value` with one of {', '.join(NAMES)}")
         if variable := VARIABLE.fullmatch(value):
             value = _from_environment(variable[1], f"{path} line {number}")
-        settings[name] = value.lower() == "true" if name == "ssl_check_hostname" else value
+        settings[name] = _truth(value, f"{path} line {number}") if name == "ssl_check_hostname" else value
     return settings
+
+
+def _truth(value: str, place: str) -> bool:
+    """Nothing but true and false: a `yes` that counts as false would switch a check off in silence."""
+    if value.lower() not in {"true", "false"}:
+        raise StartupError(f"{place}: write true or false, and no comment behind it")
+    return value.lower() == "true"
 
 
 def _from_environment(variable: str, place: str) -> str:
