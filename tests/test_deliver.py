@@ -69,12 +69,24 @@ def test_a_command_that_does_not_exist_is_refused_at_once(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "file:///etc/passwd", "ftp://host/", "https:///path", "hooks.example.org"]
+    "url",
+    [
+        "",
+        "file:///etc/passwd",
+        "ftp://host/",
+        "https:///path",
+        "hooks.example.org",
+        "https://user:s3cret@host/path",
+        "https://host:s3cret/path",
+        "https://host/s3cret path",
+        "https://host/s3cret\n",
+    ],
 )
 def test_only_web_addresses_are_posted_to(url: str) -> None:
-    """Another scheme would read or write something else than a web service."""
-    with pytest.raises(ValueError, match="write webhook:https://HOST/PATH"):
+    """Another scheme would read or write something else than a web service; no part is shown, for it may be secret."""
+    with pytest.raises(ValueError, match="write webhook:https://HOST/PATH") as caught:
         parse_destination(f"webhook:{url}")
+    assert "s3cret" not in str(caught.value)
 
 
 class TestCommand:
@@ -171,6 +183,16 @@ class TestWebhook:
             post(url, packet(1))
         assert len(posted) == 1
         assert "secret" not in str(caught.value)
+
+    def test_an_error_without_its_text_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A site that says 503 and then nothing is unavailable like others, and is tried again."""
+
+        def stalls(*_: object) -> bytes:
+            raise TimeoutError("timed out")
+
+        monkeypatch.setattr("urllib.error.HTTPError.read", stalls, raising=False)
+        with web([503]) as (url, _), pytest.raises(Unavailable, match="answered 503"):
+            post(url, packet(1))
 
     def test_nobody_there_is_a_failure(self) -> None:
         """The error names the site and not the path."""

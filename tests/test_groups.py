@@ -77,6 +77,20 @@ def test_an_ordinary_petal_has_no_group() -> None:
         assert find_groups(*uniform_petal(rng), THRESHOLD) == []
 
 
+def test_one_object_in_many_exposures_is_no_fault_of_its_petal() -> None:
+    """What is strange in each of eight exposures of one fibre is eight spectra; a fault of an exposure is a group."""
+    rng = np.random.default_rng(4)
+    exposures = [uniform_petal(rng) for _ in range(8)]
+    for exposure in exposures:
+        exposure[1]["eligible"][40] = True
+        strike(rng, exposure, np.array([40]), (6000.0, 6001.0))
+    table, scores = (np.concatenate(columns) for columns in zip(*exposures, strict=True))
+    assert find_groups(table, scores, THRESHOLD) == []
+    members = strike(rng, exposures[2], np.arange(100, 130), (6000.0, 6001.0))
+    table, scores = (np.concatenate(columns) for columns in zip(*exposures, strict=True))
+    assert set(only(find_groups(table, scores, THRESHOLD)).rows) == set(2 * N + members)
+
+
 def test_the_bound_holds_for_the_binomial_tail() -> None:
     """The bound lies above the exact tail of the binomial distribution, by less than a factor of 50 here."""
     n, q = 40, 0.05

@@ -46,6 +46,7 @@ share.coordinator.state.topic.num.partitions=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
+offsets.retention.minutes=525600
 log.cleaner.dedupe.buffer.size=4194304
 END
 if [ -f extra.properties ]; then cat extra.properties >>server.properties; fi # the last line of a name counts

@@ -8,7 +8,7 @@
 
 A condition on a field of spectra leaves out the group packets (kind "group": a fault of a petal).
 With a group the broker remembers how far it has come: after a stop or a crash the alerts since then are
-delivered, the last few perhaps again. A consumer that must act only once remembers their alert_id.
+delivered, the last perhaps again. A consumer that must act only once remembers their alert_id.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ def subscribe(
     where: str = "True",
     until_end: bool = False,
     limit: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[dict[str, Any]]:
     """Alerts as they come, each alert_id once, and again when its score has changed.
 
@@ -81,6 +82,7 @@ def subscribe(
         where: an expression on the fields of the packet, see latenight.where.
         until_end: end after what was there at the start, instead of waiting for more; begins with the oldest.
         limit: end after this many alerts.
+        stop: asked before every alert; true ends the subscription, with what was delivered committed.
 
     Raises:
         ValueError: the expression makes no sense.
@@ -95,9 +97,13 @@ def subscribe(
     n_left = limit
     try:
         ends = source.ends() if until_end else None
+        # What is polled counts as delivered: never more than are still wanted, and one at a time for a group, so that a
+        # stop or a slow consumer costs no alert a second delivery. A commit takes 3 ms.
+        batch = BATCH if group is None else 1
         while n_left != 0 and not (ends is not None and has_reached(source.positions(), ends)):
-            # Never more than are still wanted: what is polled counts as delivered.
-            for message in source.poll(POLL_S, BATCH if n_left is None else min(n_left, BATCH)):
+            if stop():
+                return
+            for message in source.poll(POLL_S, batch if n_left is None else min(n_left, batch)):
                 alert = decode_alert(message)
                 if alert is not None and wanted(alert):
                     yield alert

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DESTINATIONS = "jsonl, dir:DIR, exec:CMD and webhook:URL"
-# One alert may take so long: a page that is made, a mail that is sent. Kafka waits 15 minutes for a batch.
+# One alert may take so long: a page that is made, a mail that is sent. With all attempts it is half of the time after
+# which Kafka gives the alerts to another member (kafka.MAX_POLL_INTERVAL_MS).
 EXEC_LIMIT_S = 60.0
 WEBHOOK_LIMIT_S = 10.0
 WAITS_S = (1.0, 2.0, 4.0, 8.0)  # before another attempt: a service that restarts is back after seconds
@@ -101,7 +104,8 @@ def post(url: str, alert: dict[str, Any]) -> None:
         with build_opener(_NoRedirect).open(request, timeout=WEBHOOK_LIMIT_S):
             return
     except HTTPError as error:
-        with error:
+        answer = ""
+        with error, suppress(OSError, HTTPException):  # what it says is of use, and no reason to give up
             answer = error.read(MAX_ANSWER).decode(errors="replace")
         raise Unavailable(f"{_site(url)} answered {error.code} {error.reason}: {answer}") from error
     except (OSError, HTTPException) as error:
@@ -145,8 +149,20 @@ def _parse_command(text: str) -> list[str]:
 
 
 def _parse_url(url: str) -> str:
-    if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
-        raise ValueError("webhook: write webhook:https://HOST/PATH")
+    """The address, which errors may show up to its path, and do not show here: any part may be a secret."""
+    try:
+        parts = urlsplit(url)
+        is_plain = parts.port is None or parts.port > 0
+    except ValueError:
+        is_plain = False
+    if (
+        not is_plain
+        or parts.scheme not in {"http", "https"}
+        or not parts.hostname
+        or "@" in parts.netloc
+        or not re.fullmatch(r"[!-~]+", url)
+    ):
+        raise ValueError("webhook: write webhook:https://HOST/PATH, without user, password and spaces")
     return url
 
 

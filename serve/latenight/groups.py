@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latenight.fibres import FIBERS
+from latenight.fibres import FIBERS, petals_of
 from latenight.spectra import ARM_EDGES, ARMS, WAVE
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ class Group:
 def find_groups(table: np.ndarray, scores: np.ndarray, threshold: float) -> list[Group]:
     """The groups of one message, from the most significant on; a row is in one group at most.
 
-    Rows are grouped by (tileid, petal); where the petal is not known (healpix coadds) there is no group.
+    Rows are grouped by petal and exposure (fibres.petals_of): one object that is strange in each of its exposures is no
+    fault of the petal. Where the petal is not known (healpix coadds) there is no group.
 
     Args:
         table: (N,) the spectra's table.
@@ -96,10 +97,9 @@ def find_groups(table: np.ndarray, scores: np.ndarray, threshold: float) -> list
         threshold: p_value below which a spectrum alerts.
     """
     usable = scores["eligible"] & np.isfinite(scores["p_value"]) & (table["petal"] >= 0)
-    petals = np.stack([table["tileid"], table["petal"]], axis=1)
     groups = []
-    for petal in np.unique(petals[usable], axis=0):
-        rows = np.flatnonzero(usable & (petals == petal).all(axis=1))
+    for _, petal in petals_of(table):
+        rows = petal[usable[petal]]
         found = _merged(_find(rows, table, scores, threshold), table, scores)
         groups += [_describe(members, rows, p, table, scores) for members, p in found]
     return sorted(groups, key=lambda group: (group.p_value, group.petal, group.tileid, group.fibers))

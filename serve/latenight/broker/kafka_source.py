@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ class KafkaSource:
     def __init__(self, consumer: Any, partitions: Sequence[TopicPartition], start: Start) -> None:
         self._consumer = consumer
         self._partitions = partitions
-        self._since_ms = start if isinstance(start, int) else 0
+        self._since_ms = start if isinstance(start, int) else -math.inf  # a record may have no time stamp, -1
         self._begins_at_end = start == "end"
         self._first: dict[TopicPartition, int] = {}  # where poll began: where to rewind to without a commit
         self._fresh: dict[TopicPartition, OffsetAndMetadata] = {}  # polled since the last commit

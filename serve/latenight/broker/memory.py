@@ -6,6 +6,7 @@ proves it); nothing is kept when the process ends.
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from dataclasses import dataclass, field
@@ -135,7 +136,7 @@ class MemorySource:
         self._group = group
         self._partitions = sorted(partition for partition in broker.logs if partition[0] in topics)
         self._begin = {partition: _begin(broker.logs[partition], start) for partition in self._partitions}
-        self._since = start if isinstance(start, int) else 0
+        self._since = start if isinstance(start, int) else -math.inf
         self._positions: dict[Partition, int] = {}
         self._fresh: dict[Partition, int] = {}  # polled since the last commit
 

@@ -255,14 +255,16 @@ def alerts(*, broker: Broker, topics: Topics, to: str, where: str, **options: An
     """Print alerts as they come, one JSON packet a line, or hand them on.
 
     A command that fails or takes a minute, and a web address that does not answer with 2xx in 10 s, are tried
-    five times; then the exit code is 1, and with --group the next run delivers the alert again.
+    five times; then the exit code is 1, and with --group the next run delivers the alert again. SIGTERM ends it after
+    the alert in hand.
     """
     from latenight.client import subscribe
     from latenight.deliver import parse_destination
 
+    stop = stop_on_signals().is_set
     try:
         deliver = parse_destination(to)
-        for alert in subscribe(broker, prefix=topics.prefix, where=where, **options):
+        for alert in subscribe(broker, prefix=topics.prefix, where=where, stop=stop, **options):
             deliver(alert)
     except ValueError as error:  # of --to or --where
         raise click.UsageError(str(error)) from error
