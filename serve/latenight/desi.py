@@ -131,7 +131,8 @@ def _n_spectra(fits: Fits) -> int:
     """Rows of B_FLUX; the shapes of all other HDUs are checked against it."""
     shape = fits.shape("B_FLUX")
     if len(shape) != 2 or not 1 <= shape[0] <= MAX_ROWS:
-        raise fits.bad("B_FLUX", f"has shape {list(shape)}, expected (1 to {MAX_ROWS} spectra, {ARMS[0].n})")
+        expected = f"1 to {MAX_ROWS} rows of {ARMS[0].n}; if it has more exposures, score the coadd"
+        raise fits.bad("B_FLUX", f"has shape {list(shape)}, expected {expected}")
     return shape[0]
 
 

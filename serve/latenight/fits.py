@@ -250,7 +250,9 @@ def _unzipped_size(path: Path, size: int) -> int:
                 while chunk := content.read(1 << 20):
                     unzipped += len(chunk)
                     if unzipped > MAX_UNZIPPED_BYTES:
-                        raise BadInput(f"{path}: unpacks to more than {MAX_UNZIPPED_BYTES} bytes")
+                        raise BadInput(
+                            f"{path}: unpacks to more than {MAX_UNZIPPED_BYTES >> 30} GiB: gunzip it first"
+                        )
                 return unzipped
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise BadInput(f"{path}: not a FITS file: {error}") from error

@@ -110,6 +110,14 @@ def test_a_target_counts_in_one_petal_only(tmp_path: Path) -> None:
     assert found[11] == "sky"
 
 
+def test_spectra_of_unknown_petals_cannot_be_split() -> None:
+    """Healpix coadds, most of whose rows tell no petal, are refused with what to train on."""
+    table = small_survey().table.copy()
+    table["petal"][: len(table) // 2] = -1
+    with pytest.raises(StartupError, match="train on coadds of tiles"):
+        split_by_petal(table, seed=1)
+
+
 def test_one_petal_cannot_be_split() -> None:
     """A single petal is refused: nothing would be left to calibrate on."""
     with pytest.raises(StartupError, match="two petals"):

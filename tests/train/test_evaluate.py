@@ -67,6 +67,20 @@ def test_the_results_are_complete(results: Path, evaluation: Any) -> None:
     assert not [path for path in results.iterdir() if path.is_dir()]
 
 
+def test_targets_that_training_saw_do_not_count(
+    bundle: Path, night: Path, results: Path, tmp_path: Path
+) -> None:
+    """A target of the training is no host and no ordinary spectrum, whatever file it comes in again."""
+    seen = np.unique(np.load(results / "trials.npy")["targetid"])[:30]
+    copied = shutil.copytree(bundle, tmp_path / "bundle")
+    with np.load(copied / "calibration.npz") as file:
+        arrays = {**file, "trained_targets": seen}
+    np.savez(copied / "calibration.npz", **arrays)
+    write_manifest(copied, {})
+    evaluate(copied, [night], tmp_path, seed=1)
+    assert not np.isin(np.load(tmp_path / "trials.npy")["targetid"], seen).any()
+
+
 def test_bins_and_cells_hold_every_spectrum_once(evaluation: Any) -> None:
     """The bins of a kind add up to its number, and the cells of a spectype to its spectra."""
     for bins in (evaluation["by_amplitude"], evaluation["by_snr"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 from latenight.errors import StartupError
 from latenight.passes import usable_redshift
 from latenight_train import fit
-from latenight_train.data import Survey
+from latenight_train.data import Survey, split_by_petal
 from latenight_train.fit import Plan, fit_vae
 from latenight_train.graph import Model
 from latenight_train.pixels import norm_of
+from latenight_train.trainer import fit as fit_bundle
 from latenight_train.trainer import folds_of
 from latenight_train.vae import Z_RANGE, Architecture, Vae
 from tests.bundles import survey_of
@@ -82,6 +84,19 @@ def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path) -> None:
         weights_of(SURVEY, tmp_path / "a.pt", resume=True, plan=other)
 
 
+@pytest.mark.parametrize("other", ["rows", "files"])
+def test_a_checkpoint_of_other_spectra_is_refused(tmp_path: Path, other: str) -> None:
+    """After a night more, or another one, petals that it has learned from might be held out: an error that names it."""
+    weights_of(SURVEY, tmp_path / "a.pt")
+    survey, rows = SURVEY, TARGETS
+    if other == "rows":
+        rows = TARGETS[1:]
+    else:
+        survey = replace(SURVEY, files=[(name, row, digest + "0") for name, row, digest in SURVEY.files])
+    with pytest.raises(StartupError, match=r"a\.pt is of other spectra"):
+        fit_vae(survey, rows, PLAN, device="cpu", checkpoint=tmp_path / "a.pt", resume=True)
+
+
 def test_the_time_limit_ends_the_training(tmp_path: Path) -> None:
     """A run of a million epochs ends when its minutes are over, and the schedule has come to its end."""
     plan = Plan(PLAN.architecture, epochs=1_000_000, max_minutes=1 / 60, seed=5)
@@ -119,3 +134,15 @@ def test_training_improves_the_reconstruction(tmp_path: Path) -> None:
 def test_small_surveys_are_calibrated_with_half_as_many_folds() -> None:
     """Surveys of fewer than forty petals have five folds, others ten."""
     assert [folds_of(n) for n in (2, 20, 39, 40, 160)] == [5, 5, 5, 10, 10]
+
+
+def test_held_out_petals_without_a_spectrum_are_told_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all eligible spectra lie in petals that are learned from there is nothing to calibrate on."""
+    reasons = np.where(split_by_petal(SURVEY.table, PLAN.seed), "fiberstatus", SURVEY.reasons)
+    survey = replace(SURVEY, reasons=reasons)
+    monkeypatch.setattr("latenight_train.trainer.load_survey", lambda *_: survey)
+    (tmp_path / "bundle.work").mkdir()
+    with pytest.raises(StartupError, match="held out: name more coadds"):
+        fit_bundle([tmp_path], tmp_path / "bundle", PLAN, device="cpu")

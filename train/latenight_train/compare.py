@@ -26,7 +26,7 @@ from latenight_train.peers import autoencoder, pca, umap_groups, vae
 from latenight_train.peers.training import Training
 from latenight_train.recall import auroc
 from latenight_train.truth import known_trouble
-from latenight_train.unseen import refuse_lessons, refuse_seen, refuse_trained_on
+from latenight_train.unseen import refuse_lessons, refuse_seen, refuse_trained_on, trained_targets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,7 +86,12 @@ def compare(
             refuse_seen(tested, [digest for _, _, digest in survey.files], "the peers train")
         loaded = None if bundle is None else load_bundle(bundle)
         ours = {} if loaded is None else _ours(loaded, tested)
-        messages = _messages(tested, held_out | bool(night), known_trouble(night or paths))
+        excluded = known_trouble(night or paths)
+        if night:
+            excluded |= frozenset(survey.table["targetid"][survey.reasons == ""].tolist()) - {-1}
+        if loaded is not None:
+            excluded |= trained_targets(loaded)
+        messages = _messages(tested, held_out | bool(night), excluded)
         training = training_of(survey, ~held_out, seed)
         comparison = measure({**trained(PEERS, training), **ours}, messages, seed)
     facts = {

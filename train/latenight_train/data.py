@@ -140,8 +140,13 @@ def split_by_petal(table: np.ndarray, seed: int) -> NDArray[np.bool_]:
     not see the differences between petals that every new night brings.
 
     Raises:
-        StartupError: there are fewer than two petals.
+        StartupError: there are fewer than two petals, or too many spectra do not tell theirs.
     """
+    unknown = np.mean(table["petal"] < 0)
+    if unknown > HELD_OUT:
+        raise StartupError(
+            f"{unknown:.0%} of the spectra do not tell their petal, as in healpix coadds: train on coadds of tiles"
+        )
     order = _shuffled_petals(table, seed)
     return np.asarray(order < max(round(HELD_OUT * (order.max() + 1)), 1))
 

@@ -22,7 +22,7 @@ from latenight_train.injected import TRUTH, injected_messages, ordinary_rows, ro
 from latenight_train.measures import measured
 from latenight_train.remember import RememberingPasses
 from latenight_train.truth import known_trouble
-from latenight_train.unseen import refuse_lessons, refuse_trained_on
+from latenight_train.unseen import refuse_lessons, refuse_trained_on, trained_targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -71,7 +71,7 @@ def evaluate(bundle: Path, paths: Sequence[Path], out: Path, seed: int) -> str:
         trained = load_bundle(bundle)
         refuse_trained_on(survey, trained)
         refuse_lessons(survey)
-        messages = ordinary_messages(survey, known_trouble(paths))
+        messages = ordinary_messages(survey, known_trouble(paths) | trained_targets(trained))
         n = sum(len(spectra) for spectra, _ in messages)
         rounds = min(rounds_needed(n, PER_KIND), MAX_ROUNDS)
         versions = tqdm(
@@ -104,7 +104,9 @@ def ordinary_messages(survey: Survey, excluded: frozenset[int]) -> list[tuple[Sp
         for rows, spectra in survey.messages()
     ]
     if not any(ordinary.any() for _, ordinary in found):
-        raise StartupError("no eligible spectrum with ZWARN == 0 in the data: name other coadds")
+        raise StartupError(
+            "no eligible spectrum with ZWARN == 0 of a target that training did not see: name other coadds"
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -78,14 +79,15 @@ def fit_vae(
         resume: go on from the checkpoint if there is one.
 
     Raises:
-        StartupError: the checkpoint is of another plan.
+        StartupError: the checkpoint is of another plan or of other spectra.
     """
     torch.manual_seed(plan.seed)
+    identity = {"plan": asdict(plan), "spectra": _digest(survey, rows)}
     model = Model(Vae(plan.architecture)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
     progress = Progress()
     if resume and checkpoint.is_file():
-        progress = _restore(checkpoint, plan, model, optimizer)
+        progress = _restore(checkpoint, identity, model, optimizer)
     n_steps = plan.epochs * max(len(rows) // BATCH, 1)
     before_s, started = progress.elapsed_s, time.monotonic()
     saved_s = before_s
@@ -101,10 +103,10 @@ def fit_vae(
         bar.update(done - bar.n)
         bar.set_postfix_str(f"loss {progress.loss:.3f}", refresh=False)
         if progress.elapsed_s - saved_s > CHECKPOINT_S:
-            _save(checkpoint, plan, model, optimizer, progress)
+            _save(checkpoint, identity, model, optimizer, progress)
             saved_s = progress.elapsed_s
     bar.close()
-    _save(checkpoint, plan, model, optimizer, progress)
+    _save(checkpoint, identity, model, optimizer, progress)
     return model.vae.cpu().eval(), progress
 
 
@@ -169,9 +171,21 @@ def _step(
     return float(loss.detach())
 
 
-def _save(path: Path, plan: Plan, model: Model, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def _digest(survey: Survey, rows: NDArray[np.intp]) -> str:
+    """What tells training spectra from others: the files' content and which rows of them."""
+    digests = "".join(digest for _, _, digest in survey.files)
+    return hashlib.sha256(digests.encode() + rows.tobytes()).hexdigest()
+
+
+def _save(
+    path: Path,
+    identity: dict[str, Any],
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+) -> None:
     """Write the checkpoint beside its name, then rename: a kill leaves the old one whole."""
-    state: dict[str, Any] = {"plan": asdict(plan), "progress": asdict(progress)}
+    state: dict[str, Any] = {**identity, "progress": asdict(progress)}
     state |= {"vae": model.vae.state_dict(), "optimizer": optimizer.state_dict()}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
@@ -179,12 +193,19 @@ def _save(path: Path, plan: Plan, model: Model, optimizer: torch.optim.Optimizer
     unfinished.replace(path)
 
 
-def _restore(path: Path, plan: Plan, model: Model, optimizer: torch.optim.Optimizer) -> Progress:
+def _restore(
+    path: Path, identity: dict[str, Any], model: Model, optimizer: torch.optim.Optimizer
+) -> Progress:
     state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["plan"] != asdict(plan):
+    if state["plan"] != identity["plan"]:
         raise StartupError(
             f"checkpoint {path} is of another plan ({state['plan']}): "
             "repeat those options, or leave --resume out"
+        )
+    # Petals that it has learned from might be held out now, and calibrate it.
+    if state["spectra"] != identity["spectra"]:
+        raise StartupError(
+            f"checkpoint {path} is of other spectra: name the coadds that it began with, or leave --resume out"
         )
     model.vae.load_state_dict(state["vae"])
     optimizer.load_state_dict(state["optimizer"])

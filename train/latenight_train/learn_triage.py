@@ -28,7 +28,7 @@ from latenight_train.inject import family
 from latenight_train.injected import injected_messages
 from latenight_train.remember import RememberingPasses
 from latenight_train.truth import known_trouble
-from latenight_train.unseen import refuse_trained_on
+from latenight_train.unseen import refuse_trained_on, trained_targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -64,8 +64,9 @@ def learn_triage(bundle: Path, paths: Sequence[Path], rounds: int = ROUNDS) -> d
     scorer = load_scorer(bundle, passes=RememberingPasses)
     with TemporaryDirectory() as cache:
         survey = load_survey(paths, Path(cache))
-        refuse_trained_on(survey, load_bundle(bundle))
-        messages = ordinary_messages(survey, known_trouble(paths))
+        trained = load_bundle(bundle)
+        refuse_trained_on(survey, trained)
+        messages = ordinary_messages(survey, known_trouble(paths) | trained_targets(trained))
         versions = tqdm(
             injected_messages(messages, rounds, SEED), total=len(messages) * (rounds + 1), disable=None
         )

@@ -80,6 +80,7 @@ def write_bundle(
     fitted = [(rows, served(own)) for rows, own in folds]
     calibration, sizes = calibrate(survey, held_out, served(models), fitted, learned, folder)
     arrays: dict[str, Any] = {**calibration.arrays(), **vars(learned), "z_range": np.array(Z_RANGE)}
+    arrays["trained_targets"] = np.unique(survey.table["targetid"][survey.reasons == ""])
     np.savez(folder / "calibration.npz", **arrays)
     scorer = Scorer(Bundle(folder, {}, ""), device="cpu", threads=default_threads())
     write_golden(folder, golden, scorer.score(golden).table)

@@ -63,6 +63,8 @@ def fit(paths: Sequence[Path], out: Path, plan: Plan, *, device: str = "auto", r
     rows = np.flatnonzero(eligible & ~held_out & (spectype != SPECTYPES.index(UNKNOWN)))
     if not len(rows):
         raise StartupError("no eligible spectrum with a redshift: put the redrock file beside each coadd")
+    if not (eligible & held_out).any():
+        raise StartupError("no eligible spectrum in the petals that are held out: name more coadds")
     checkpoint = work / "checkpoint.pt"
     vae, progress = fit_vae(clear, rows, plan, device=device, checkpoint=checkpoint, resume=resume)
     n_folds = folds_of(int(petal_numbers(survey.table).max()) + 1)

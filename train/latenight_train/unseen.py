@@ -25,6 +25,12 @@ def refuse_trained_on(tested: Survey, bundle: Bundle) -> None:
     refuse_seen(tested, training.get("files", {}).values(), f"bundle {bundle.path} was trained")
 
 
+def trained_targets(bundle: Bundle) -> frozenset[int]:
+    """TARGETIDs of the spectra that the bundle's models and tables know, in whatever file they come again."""
+    targets = bundle.arrays("calibration.npz")["trained_targets"]
+    return frozenset(targets[targets > 0].tolist())
+
+
 def refuse_lessons(tested: Survey) -> None:
     """Refuse files whose spectra taught the networks of the combiner or triage.
 
