@@ -10,7 +10,7 @@ import pytest
 
 from latenight.desi import read_coadd
 from latenight.errors import BadInput, StartupError
-from latenight_train.data import load_survey, split_by_petal, without_repeats
+from latenight_train.data import LEAST_TARGETID, load_survey, split_by_petal, without_repeats
 from tests.bundles import small_survey
 from tests.coadds import write_coadd
 from tests.fakes import assert_same_tables, make_spectra
@@ -100,11 +100,16 @@ def test_a_target_counts_in_one_petal_only(tmp_path: Path) -> None:
     """Of a target that two petals show, only rows of the first are eligible; sky fibres and unknown targets stay."""
     survey = load_survey(write_survey(tmp_path), tmp_path / "cache")
     table, reasons = survey.table.copy(), np.full(len(survey.table), "", "U12")
-    table["petal"], table["targetid"] = np.repeat(range(3), 8), np.arange(1, 25)
-    table["targetid"][[0, 1, 9, 17]] = 77  # petals 0, 0, 1 and 2
-    table["targetid"][[2, 10]] = -1  # of no known target
-    table["targetid"][[3, 11]], reasons[11] = 99, "sky"
-    table["targetid"][[4, 12, 20]], reasons[4] = 88, "no_data"  # petal 1 is the first that shows it
+    table["petal"], table["targetid"] = np.repeat(range(3), 8), LEAST_TARGETID + np.arange(24)
+    table["ra"], table["dec"] = 10.0, 20.0
+    table["targetid"][[0, 1, 9, 17]] += 100 - np.array([0, 1, 9, 17])  # petals 0, 0, 1 and 2
+    table["targetid"][[2, 10]] = 7  # counted by a simulation
+    table["targetid"][[3, 11]], reasons[11] = LEAST_TARGETID + 200, "sky"
+    table["targetid"][[4, 12, 20]], reasons[4] = (
+        LEAST_TARGETID + 300,
+        "no_data",
+    )  # petal 1 is the first that shows it
+    table["targetid"][[5, 13]], table["ra"][13] = LEAST_TARGETID + 400, 11.0  # two objects
     found = without_repeats(replace(survey, table=table, reasons=reasons)).reasons
     np.testing.assert_array_equal(np.flatnonzero(found == "repeat"), [9, 17, 20])
     assert found[11] == "sky"

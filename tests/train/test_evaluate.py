@@ -18,7 +18,7 @@ from latenight.scorer import load_scorer
 from latenight.scores import CHANNELS
 from latenight_train import remember
 from latenight_train.cli import main
-from latenight_train.data import load_survey
+from latenight_train.data import load_survey, objects
 from latenight_train.evaluate import evaluate
 from latenight_train.simulate import Night, simulate
 from tests.fakes import make_spectra
@@ -72,13 +72,19 @@ def test_targets_that_training_saw_do_not_count(
 ) -> None:
     """A target of the training is no host and no ordinary spectrum, whatever file it comes in again."""
     seen = np.unique(np.load(results / "trials.npy")["targetid"])[:30]
+    table = load_survey([night], tmp_path / "cache").table
+    elsewhere = objects(table)
+    elsewhere["ra"] += 1.0  # of another simulation with the same numbers
+    known = np.concatenate([objects(table)[np.isin(table["targetid"], seen)], elsewhere])
     copied = shutil.copytree(bundle, tmp_path / "bundle")
     with np.load(copied / "calibration.npz") as file:
-        arrays = {**file, "trained_targets": seen}
+        arrays = {**file, "trained_objects": known}
     np.savez(copied / "calibration.npz", **arrays)
     write_manifest(copied, {})
     evaluate(copied, [night], tmp_path, seed=1)
-    assert not np.isin(np.load(tmp_path / "trials.npy")["targetid"], seen).any()
+    trials = np.load(tmp_path / "trials.npy")
+    assert len(trials) > 30
+    assert not np.isin(trials["targetid"], seen).any()
 
 
 def test_bins_and_cells_hold_every_spectrum_once(evaluation: Any) -> None:

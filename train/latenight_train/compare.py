@@ -17,7 +17,7 @@ from latenight.bundle import load_bundle
 from latenight.errors import StartupError
 from latenight.scorer import load_scorer
 from latenight_train.compare_report import markdown
-from latenight_train.data import load_survey, split_by_petal
+from latenight_train.data import load_survey, objects, split_by_petal
 from latenight_train.evaluate import MAX_ROUNDS, PER_KIND, scored_trials
 from latenight_train.inject import KINDS
 from latenight_train.injected import injected_messages, ordinary_rows, rounds_needed
@@ -26,7 +26,13 @@ from latenight_train.peers import autoencoder, pca, umap_groups, vae
 from latenight_train.peers.training import Training
 from latenight_train.recall import auroc
 from latenight_train.truth import known_trouble
-from latenight_train.unseen import refuse_lessons, refuse_seen, refuse_trained_on, trained_targets
+from latenight_train.unseen import (
+    refuse_lessons,
+    refuse_seen,
+    refuse_trained_on,
+    seen_targets,
+    trained_targets,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,9 +94,9 @@ def compare(
         ours = {} if loaded is None else _ours(loaded, tested)
         excluded = known_trouble(night or paths)
         if night:
-            excluded |= frozenset(survey.table["targetid"][survey.reasons == ""].tolist()) - {-1}
+            excluded |= seen_targets(tested, objects(survey.table[survey.reasons == ""]))
         if loaded is not None:
-            excluded |= trained_targets(loaded)
+            excluded |= trained_targets(tested, loaded)
         messages = _messages(tested, held_out | bool(night), excluded)
         training = training_of(survey, ~held_out, seed)
         comparison = measure({**trained(PEERS, training), **ours}, messages, seed)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HELD_OUT = 0.25  # of the petals: calibration wants at least 1000 spectra per class
+# Smaller numbers are no TARGETIDs of DESI, whose upper bits name a release; some simulations count from 1 in each file.
+LEAST_TARGETID = 1 << 42
+OBJECT = np.dtype([("targetid", "i8"), ("ra", "f8"), ("dec", "f8")])
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,22 @@ def without_repeats(survey: Survey) -> Survey:
     both sides of a split, models would be calibrated on spectra that they know.
     """
     rows = np.flatnonzero(survey.reasons == "")
-    targets, petals = survey.table["targetid"][rows], petal_numbers(survey.table)[rows]
-    _, first, which = np.unique(targets, return_index=True, return_inverse=True)
-    again = (targets > 0) & (petals != petals[first][which.ravel()])
+    rows = rows[survey.table["targetid"][rows] >= LEAST_TARGETID]
+    petals = petal_numbers(survey.table)[rows]
+    _, first, which = np.unique(objects(survey.table[rows]), return_index=True, return_inverse=True)
+    again = petals != petals[first][which.ravel()]
     reasons = survey.reasons.copy()
     reasons[rows[again]] = "repeat"
     return replace(survey, reasons=reasons)
+
+
+def objects(table: np.ndarray) -> np.ndarray:
+    """What tells the target of each row from others, in whatever file it comes, (N,) of dtype OBJECT."""
+    found = np.zeros(len(table), OBJECT)
+    found["targetid"] = table["targetid"]
+    for name in ("ra", "dec"):
+        found[name] = np.nan_to_num(table[name])
+    return found
 
 
 def _read_all(files: Sequence[Path], cache: Path) -> list[tuple[str, int, str]]:

@@ -71,7 +71,7 @@ def evaluate(bundle: Path, paths: Sequence[Path], out: Path, seed: int) -> str:
         trained = load_bundle(bundle)
         refuse_trained_on(survey, trained)
         refuse_lessons(survey)
-        messages = ordinary_messages(survey, known_trouble(paths) | trained_targets(trained))
+        messages = ordinary_messages(survey, known_trouble(paths) | trained_targets(survey, trained))
         n = sum(len(spectra) for spectra, _ in messages)
         rounds = min(rounds_needed(n, PER_KIND), MAX_ROUNDS)
         versions = tqdm(

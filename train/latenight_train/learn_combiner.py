@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
         survey = load_survey(paths, Path(cache_folder))
         trained = load_bundle(bundle)
         refuse_trained_on(survey, trained)
-        messages = ordinary_messages(survey, known_trouble(paths) | trained_targets(trained))
+        messages = ordinary_messages(survey, known_trouble(paths) | trained_targets(survey, trained))
         total = len(messages) * (ROUNDS + 1)
         p, kinds = lessons(scorer, tqdm(injected_messages(messages, ROUNDS, SEED), total=total, disable=None))
     combiner = learn_combiner(p, kinds != "")

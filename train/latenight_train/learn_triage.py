@@ -66,7 +66,7 @@ def learn_triage(bundle: Path, paths: Sequence[Path], rounds: int = ROUNDS) -> d
         survey = load_survey(paths, Path(cache))
         trained = load_bundle(bundle)
         refuse_trained_on(survey, trained)
-        messages = ordinary_messages(survey, known_trouble(paths) | trained_targets(trained))
+        messages = ordinary_messages(survey, known_trouble(paths) | trained_targets(survey, trained))
         versions = tqdm(
             injected_messages(messages, rounds, SEED), total=len(messages) * (rounds + 1), disable=None
         )

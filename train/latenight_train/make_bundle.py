@@ -17,7 +17,7 @@ from latenight.scorer import Scorer
 from latenight.threads import default_threads
 from latenight_train.bank import write_bank
 from latenight_train.calibrate import calibrate, learn_petals
-from latenight_train.data import evenly, without_redshift
+from latenight_train.data import evenly, objects, without_redshift
 from latenight_train.export import export_model, export_neighbours, export_refinement, export_statistics
 from latenight_train.graph import Model, Neighbours
 from latenight_train.modes import served, write_modes
@@ -80,7 +80,7 @@ def write_bundle(
     fitted = [(rows, served(own)) for rows, own in folds]
     calibration, sizes = calibrate(survey, held_out, served(models), fitted, learned, folder)
     arrays: dict[str, Any] = {**calibration.arrays(), **vars(learned), "z_range": np.array(Z_RANGE)}
-    arrays["trained_targets"] = np.unique(survey.table["targetid"][survey.reasons == ""])
+    arrays["trained_objects"] = np.unique(objects(survey.table[survey.reasons == ""]))
     np.savez(folder / "calibration.npz", **arrays)
     scorer = Scorer(Bundle(folder, {}, ""), device="cpu", threads=default_threads())
     write_golden(folder, golden, scorer.score(golden).table)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from latenight.errors import StartupError
 from latenight.triage import triage_learned_from
 from latenight_train.combiner import combiner_learned_from
+from latenight_train.data import LEAST_TARGETID, objects
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -25,10 +28,15 @@ def refuse_trained_on(tested: Survey, bundle: Bundle) -> None:
     refuse_seen(tested, training.get("files", {}).values(), f"bundle {bundle.path} was trained")
 
 
-def trained_targets(bundle: Bundle) -> frozenset[int]:
-    """TARGETIDs of the spectra that the bundle's models and tables know, in whatever file they come again."""
-    targets = bundle.arrays("calibration.npz")["trained_targets"]
-    return frozenset(targets[targets > 0].tolist())
+def trained_targets(tested: Survey, bundle: Bundle) -> frozenset[int]:
+    """TARGETIDs of a survey that the bundle's models and tables know from other files."""
+    return seen_targets(tested, bundle.arrays("calibration.npz")["trained_objects"])
+
+
+def seen_targets(tested: Survey, seen: np.ndarray) -> frozenset[int]:
+    """TARGETIDs of a survey whose objects, as data.objects has them, are among those that were seen."""
+    known = np.isin(objects(tested.table), seen) & (tested.table["targetid"] >= LEAST_TARGETID)
+    return frozenset(tested.table["targetid"][known].tolist())
 
 
 def refuse_lessons(tested: Survey) -> None:
