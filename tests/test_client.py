@@ -7,14 +7,17 @@ import zlib
 from datetime import UTC, datetime
 from importlib.resources import files
 from itertools import count, islice
+from threading import Event
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from latenight import client
 from latenight.broker import Record
 from latenight.broker.memory import MemoryBroker
 from latenight.broker.topics import Topics
+from latenight.cli import main
 from latenight.client import subscribe
 from latenight.errors import StartupError
 
@@ -123,6 +126,23 @@ def test_a_stop_costs_a_group_no_second_delivery(world: World) -> None:
     alerts = subscribe(world.broker, group="team", from_beginning=True, stop=lambda: next(asked) == 2)
     assert [int(alert["alert_id"], 16) for alert in alerts] == [0, 1]
     assert world.numbers(group="team") == [2, 3]
+
+
+def test_the_command_ends_with_the_alert_in_hand(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM during a delivery: it is finished and committed, the exit code is 0, and nothing comes twice."""
+    world.publish(*[packet(number) for number in range(3)])
+    stop, delivered = Event(), list[str]()
+    monkeypatch.setattr("latenight.cli.kafka.stop_on_signals", lambda: stop)
+    monkeypatch.setattr("latenight.client.connect", lambda *_: world.broker)
+
+    def deliver(alert: dict[str, Any]) -> None:
+        stop.set()
+        delivered.append(alert["alert_id"])
+
+    monkeypatch.setattr("latenight.deliver.write_line", deliver)
+    assert CliRunner().invoke(main, ["alerts", "--group", "team", "--from-beginning"]).exit_code == 0
+    assert delivered == [packet(0)["alert_id"]]
+    assert world.numbers(group="team") == [1, 2]
 
 
 def test_a_batch_that_is_not_finished_comes_again(world: World) -> None:
