@@ -56,6 +56,8 @@ def test_what_holds_is_wanted(text: str) -> None:
         "20260101 < night < 20260131",
         "'sky' in target.fiber",
         "'sky' not in target.fiber",
+        "target.fiber in 'dark, bright'",
+        "target.fiber not in 'dark, bright'",
     ],
 )
 def test_what_does_not_hold_is_not(text: str) -> None:

@@ -31,10 +31,15 @@ COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.LtE: lambda left, right: None not in (left, right) and left <= right,
     ast.Gt: lambda left, right: None not in (left, right) and left > right,
     ast.GtE: lambda left, right: None not in (left, right) and left >= right,
-    ast.In: lambda left, right: right is not None and left in right,
-    ast.NotIn: lambda left, right: right is not None and left not in right,
+    ast.In: lambda left, right: _may_hold(right, left) and left in right,
+    ast.NotIn: lambda left, right: _may_hold(right, left) and left not in right,
 }
 MAX_LENGTH = 10_000  # characters; a deeper nesting than this allows could exhaust the parser
+
+
+def _may_hold(right: Any, left: Any) -> bool:
+    """Whether membership means anything: not in null, nor of null in a text."""
+    return right is not None and not (left is None and isinstance(right, str))
 
 
 def parse_where(text: str) -> Callable[[Alert], bool]:
