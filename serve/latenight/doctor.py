@@ -128,8 +128,11 @@ def kafka_of(broker: Broker, topics: Topics) -> str:
                 f"{name} takes messages of {size} bytes, it needs {needed}: set max.message.bytes with "
                 "kafka-configs.sh --alter, as `latenight topics create` does for new topics"
             )
-    n = found[topics.spectra].partitions
-    return f"{len(found)} topics take messages as large as needed; up to {n} daemons share {topics.spectra}"
+    n, days = found[topics.spectra].partitions, broker.memory_days()
+    return (
+        f"{len(found)} topics take messages as large as needed; up to {n} daemons share {topics.spectra}; a group that "
+        f"was away finds its place again for {days:.0f} days (offsets.retention.minutes)"
+    )
 
 
 def roots_of(roots: Sequence[Path]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from latenight.broker import Broker, Message, PlaceLost, Record, Source
-from latenight.broker.topics import Topics
+from latenight.broker.topics import DAY_MS, Topics
 from latenight.errors import StartupError, Unavailable
 
 if TYPE_CHECKING:
@@ -376,6 +376,12 @@ def test_a_topic_tells_its_partitions_and_settings(broker: Broker, topics: Topic
         assert facts.partitions == N_PARTITIONS
         assert topics.settings()[name].items() <= dict(facts.settings).items()
     assert broker.describe([f"{topics.prefix}.nothing"]) == {}
+
+
+def test_groups_are_remembered_as_long_as_alerts(broker: Broker, topics: Topics) -> None:
+    """The broker that we configure, as compose does, keeps the place of a group that is away for a year."""
+    kept_ms = int(topics.settings()[topics.alerts]["retention.ms"])
+    assert broker.memory_days() * DAY_MS >= kept_ms
 
 
 def test_a_topic_that_does_not_exist_is_an_error_of_the_start(broker: Broker) -> None:

@@ -200,6 +200,9 @@ class Broker(Protocol):
     def describe(self, topics: Sequence[str]) -> dict[str, TopicFacts]:
         """Facts of those of the topics that exist."""
 
+    def memory_days(self) -> float:
+        """For how many days the place of a group is known that has no members; NaN if we may not ask."""
+
 
 def next_offsets(messages: Iterable[Message]) -> dict[Partition, int]:
     """The offset behind the last of the messages, of each of their partitions."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +130,16 @@ class KafkaBroker:
             name: TopicFacts(found[name], {key: each["value"] for key, each in settings.items()})
             for name, settings in configs.items()
         }
+
+    def memory_days(self) -> float:
+        """For how many days the place of a group is known that has no members; NaN if we may not ask."""
+        with self._starting(), KafkaAdminClient(**self._common) as admin:
+            node = str(admin.describe_cluster()["brokers"][0]["broker_id"])
+            found = admin.describe_configs(
+                [ConfigResource(ConfigResourceType.BROKER, node)], config_filter="all"
+            )
+        setting = found.get("broker", {}).get(node, {}).get("offsets.retention.minutes")
+        return int(setting["value"]) / (24 * 60) if setting else math.nan
 
     @contextmanager
     def _starting(self) -> Iterator[None]:

@@ -64,6 +64,10 @@ class MemoryBroker:
             if topic in numbers
         }
 
+    def memory_days(self) -> float:
+        """For how many days the place of a group is known that has no members; NaN if we may not ask."""
+        return math.inf
+
     def source(
         self,
         topics: Sequence[str],
