@@ -243,7 +243,7 @@ POISON = {
     "a truncated .gz": Poison(of_bytes(lambda data: gzip.compress(data, 1)[:-99], f"{NAME}.gz"), "not a FITS file"),
     "a .gz of a cut file": Poison(of_bytes(lambda data: gzip.compress(data[:-2880], 1), f"{NAME}.gz"), "it was cut"),
     "a zipped file without the name": Poison(of_bytes(lambda data: gzip.compress(data, 1)), "not a FITS file"),
-    "a file of 100 000 spectra": Poison(many_rows, r"expected \(1 to 10000 spectra"),
+    "a file of 100 000 spectra": Poison(many_rows, "expected 1 to 10000 rows"),
     "a compressed image": Poison(squeezed, "HDU B_FLUX: is a compressed image"),
     "a missing arm": Poison(of_hdus(Z_FLUX=None), "HDU Z_FLUX: is missing"),
     "a missing mask": Poison(of_hdus(R_MASK=None), "HDU R_MASK: is missing"),
