@@ -82,7 +82,8 @@ def subscribe(
         where: an expression on the fields of the packet, see latenight.where.
         until_end: end after what was there at the start, instead of waiting for more; begins with the oldest.
         limit: end after this many alerts.
-        stop: asked before every alert; true ends the subscription, with what was delivered committed.
+        stop: asked before every poll, which gives a group one alert and others up to BATCH; true ends the subscription,
+            with what was delivered committed.
 
     Raises:
         ValueError: the expression makes no sense.

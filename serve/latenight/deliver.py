@@ -152,16 +152,10 @@ def _parse_url(url: str) -> str:
     """The address, which errors may show up to its path, and do not show here: any part may be a secret."""
     try:
         parts = urlsplit(url)
-        is_plain = parts.port is None or parts.port > 0
-    except ValueError:
-        is_plain = False
-    if (
-        not is_plain
-        or parts.scheme not in {"http", "https"}
-        or not parts.hostname
-        or "@" in parts.netloc
-        or not re.fullmatch(r"[!-~]+", url)
-    ):
+        is_web = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number
+        is_web = False
+    if not is_web or "@" in parts.netloc or not re.fullmatch(r"[!-~]+", url):
         raise ValueError("webhook: write webhook:https://HOST/PATH, without user, password and spaces")
     return url
 

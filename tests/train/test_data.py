@@ -105,10 +105,8 @@ def test_a_target_counts_in_one_petal_only(tmp_path: Path) -> None:
     table["targetid"][[0, 1, 9, 17]] += 100 - np.array([0, 1, 9, 17])  # petals 0, 0, 1 and 2
     table["targetid"][[2, 10]] = 7  # counted by a simulation
     table["targetid"][[3, 11]], reasons[11] = LEAST_TARGETID + 200, "sky"
-    table["targetid"][[4, 12, 20]], reasons[4] = (
-        LEAST_TARGETID + 300,
-        "no_data",
-    )  # petal 1 is the first that shows it
+    # Petal 1 is the first that shows it.
+    table["targetid"][[4, 12, 20]], reasons[4] = LEAST_TARGETID + 300, "no_data"
     table["targetid"][[5, 13]], table["ra"][13] = LEAST_TARGETID + 400, 11.0  # two objects
     found = without_repeats(replace(survey, table=table, reasons=reasons)).reasons
     np.testing.assert_array_equal(np.flatnonzero(found == "repeat"), [9, 17, 20])

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from latenight.bundle import Bundle
     from latenight.spectra import Spectra
     from latenight_train.data import Survey
     from latenight_train.injected import Injected
@@ -69,9 +70,8 @@ def evaluate(bundle: Path, paths: Sequence[Path], out: Path, seed: int) -> str:
     with TemporaryDirectory(dir=out, prefix="spectra-") as cache:
         survey = load_survey(paths, Path(cache))
         trained = load_bundle(bundle)
-        refuse_trained_on(survey, trained)
         refuse_lessons(survey)
-        messages = ordinary_messages(survey, known_trouble(paths) | trained_targets(survey, trained))
+        messages = unseen_messages(survey, paths, trained)
         n = sum(len(spectra) for spectra, _ in messages)
         rounds = min(rounds_needed(n, PER_KIND), MAX_ROUNDS)
         versions = tqdm(
@@ -91,6 +91,23 @@ def evaluate(bundle: Path, paths: Sequence[Path], out: Path, seed: int) -> str:
         "seconds": round(time.monotonic() - started, 1),
     }
     return save(out, trials, facts | measured(trials, seed))
+
+
+def unseen_messages(
+    survey: Survey, paths: Sequence[Path], bundle: Bundle
+) -> list[tuple[Spectra, NDArray[np.bool_]]]:
+    """The messages of a survey with their ordinary rows of targets that the bundle's training did not see.
+
+    Args:
+        survey: what was read.
+        paths: where it was read; truth.csv above them tells of trouble.
+        bundle: the trained one.
+
+    Raises:
+        StartupError: the bundle was trained on some of the files, or no such spectrum is left.
+    """
+    refuse_trained_on(survey, bundle)
+    return ordinary_messages(survey, known_trouble(paths) | trained_targets(survey, bundle))
 
 
 def ordinary_messages(survey: Survey, excluded: frozenset[int]) -> list[tuple[Spectra, NDArray[np.bool_]]]:

@@ -22,11 +22,9 @@ from latenight.errors import LatenightError
 from latenight.scorer import load_scorer
 from latenight_train.combiner import FILE, SEED, learn_combiner
 from latenight_train.data import load_survey
-from latenight_train.evaluate import ordinary_messages
+from latenight_train.evaluate import unseen_messages
 from latenight_train.injected import injected_messages
 from latenight_train.remember import RememberingPasses
-from latenight_train.truth import known_trouble
-from latenight_train.unseen import refuse_trained_on, trained_targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -62,9 +60,7 @@ def main(arguments: Sequence[str]) -> None:
     scorer = load_scorer(bundle, passes=RememberingPasses)
     with TemporaryDirectory() as cache_folder:
         survey = load_survey(paths, Path(cache_folder))
-        trained = load_bundle(bundle)
-        refuse_trained_on(survey, trained)
-        messages = ordinary_messages(survey, known_trouble(paths) | trained_targets(survey, trained))
+        messages = unseen_messages(survey, paths, load_bundle(bundle))
         total = len(messages) * (ROUNDS + 1)
         p, kinds = lessons(scorer, tqdm(injected_messages(messages, ROUNDS, SEED), total=total, disable=None))
     combiner = learn_combiner(p, kinds != "")

@@ -23,12 +23,10 @@ from latenight.errors import LatenightError, StartupError
 from latenight.scorer import load_scorer
 from latenight.triage import evidence
 from latenight_train.data import load_survey
-from latenight_train.evaluate import ordinary_messages
+from latenight_train.evaluate import unseen_messages
 from latenight_train.inject import family
 from latenight_train.injected import injected_messages
 from latenight_train.remember import RememberingPasses
-from latenight_train.truth import known_trouble
-from latenight_train.unseen import refuse_trained_on, trained_targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -64,9 +62,7 @@ def learn_triage(bundle: Path, paths: Sequence[Path], rounds: int = ROUNDS) -> d
     scorer = load_scorer(bundle, passes=RememberingPasses)
     with TemporaryDirectory() as cache:
         survey = load_survey(paths, Path(cache))
-        trained = load_bundle(bundle)
-        refuse_trained_on(survey, trained)
-        messages = ordinary_messages(survey, known_trouble(paths) | trained_targets(survey, trained))
+        messages = unseen_messages(survey, paths, load_bundle(bundle))
         versions = tqdm(
             injected_messages(messages, rounds, SEED), total=len(messages) * (rounds + 1), disable=None
         )
