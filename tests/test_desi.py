@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from latenight import desi, fits
 from latenight.errors import BadInput, Unavailable
-from latenight.spectra import ARMS, N_PIX, TABLE, Spectra, ineligible_reasons
+from latenight.spectra import ARMS, MAX_FLUX, MAX_IVAR, N_PIX, TABLE, Spectra, ineligible_reasons
 from tests.coadds import (
     HEADER,
     NAME,
@@ -195,6 +195,15 @@ class TestRoundTrip:
         red = ARMS[1].pixels.start
         assert not found.ivar[0, red : red + 6].any()
         assert not found.flux[0, red : red + 6].any()
+
+    def test_flux_and_ivar_beyond_any_spectrum_are_bounded(self, tmp_path: Path, spectra: Spectra) -> None:
+        """The largest floats count as MAX_FLUX and MAX_IVAR, whose squares float32 holds."""
+        hdus = {name: hdu for name, hdu in coadd_hdus(spectra).items() if not name.endswith("MASK")}
+        hdus["R_FLUX"][0, 4:6], hdus["R_IVAR"][0, 4:6] = (3e38, -3e38), 3e38
+        found = desi.read_coadd(write_hdus(tmp_path / NAME, hdus))
+        at = slice(ARMS[1].start + 4, ARMS[1].start + 6)
+        np.testing.assert_array_equal(found.flux[0, at], [MAX_FLUX, -MAX_FLUX])
+        np.testing.assert_array_equal(found.ivar[0, at], np.float32([MAX_IVAR, MAX_IVAR]))
 
     def test_without_fibermap_rows_have_no_identity(
         self, tmp_path: Path, spectra: Spectra, caplog: pytest.LogCaptureFixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from latenight import wire
 from latenight.errors import BadInput
 from latenight.scores import SCORES
-from latenight.spectra import N_PIX, TABLE
+from latenight.spectra import MAX_FLUX, MAX_IVAR, N_PIX, TABLE
 from tests.fakes import FakeScorer, assert_same_tables, make_spectra
 
 if TYPE_CHECKING:
@@ -107,6 +108,15 @@ class TestSpectra:
         flux[spectra.ivar == 0] = np.nan
         data = edit(wire.encode_spectra(spectra), lambda columns: columns.update(flux=pixels(flux)))
         np.testing.assert_array_equal(wire.decode_spectra(data).flux, spectra.flux)
+
+    def test_flux_and_ivar_beyond_any_spectrum_are_bounded(self, spectra: Spectra) -> None:
+        """The largest floats count as MAX_FLUX and MAX_IVAR, whose squares float32 holds; all else stays."""
+        flux, ivar = spectra.flux.copy(), spectra.ivar.copy()
+        flux[0, 5:7], ivar[0, 5:7] = (3e38, -3e38), 3e38
+        found = wire.decode_spectra(wire.encode_spectra(replace(spectra, flux=flux, ivar=ivar)))
+        np.testing.assert_array_equal(found.flux[0, 5:7], [MAX_FLUX, -MAX_FLUX])
+        np.testing.assert_array_equal(found.ivar[0, 5:7], np.float32([MAX_IVAR, MAX_IVAR]))
+        np.testing.assert_array_equal(found.flux[1:], spectra.flux[1:])
 
     @pytest.mark.parametrize(
         ("column", "values", "problem"),

@@ -17,7 +17,7 @@ import numpy as np
 from latenight import identity
 from latenight.errors import Unavailable
 from latenight.fits import opened
-from latenight.spectra import ARMS, MAX_ROWS, N_PIX, PIXEL, Arm, Spectra
+from latenight.spectra import ARMS, MAX_ROWS, N_PIX, PIXEL, Arm, Spectra, bound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -191,3 +191,4 @@ def _clean(
             bad |= mask[rows] != 0
         for values in (flux, ivar):
             np.copyto(values[rows], np.float32(0), where=bad)
+        bound(flux[rows], ivar[rows])

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from latenight.fibres import around, chunks, half_sums, ordinary_fibres, pattern_sums, petals_of, take_off
-from latenight.skyfibres import THINNED, sky_sigma
-from latenight.spectra import MAX_FLUX, N_PIX
+from latenight.skyfibres import THINNED, sky_of, sky_sigma
+from latenight.spectra import N_PIX
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -135,8 +135,8 @@ def corrected(r: Residuals, learned: Learned) -> Corrected:
 def _corrected_petal(r: Residuals, known: bool, learned: Learned) -> Corrected:
     """The petal step for the fibres of one petal; known: whether they are."""
     enough = known and len(r.flux) >= MIN_ROWS
-    of_sky = r.ivar[r.table["objtype"] == "SKY"] if enough else None
-    sky = sky_sigma(r.ivar, r.model[:, THINNED], learned.sky_variance, of_sky)
+    of_sky = r.ivar[(r.table["objtype"] == "SKY") & enough]
+    sky = sky_sigma(r.ivar, r.model[:, THINNED], sky_of(of_sky, learned.sky_variance))
     found = shared(r, sky, learned.pixel_noise, in_common=enough)
     flux, ivar = np.empty_like(r.flux), r.ivar / found.noise
     per_gain = 1 / (1 + found.gain)
@@ -209,7 +209,7 @@ def _in_sigma(r: Residuals, sky: Floats) -> Sigmas:
         np.sqrt(root, out=root)
         np.multiply(r.model[rows], root, out=model[rows])
         np.multiply(sky[rows], root, out=sky_sigmas[rows])
-        root *= np.where(good[rows], np.clip(r.flux[rows], -MAX_FLUX, MAX_FLUX), 0)
+        root *= r.flux[rows]
         np.subtract(root, model[rows], out=rest[rows])
         n_good[rows] = half_sums(good[rows].astype(np.float32))
         snr[rows] = root.sum(axis=1) / np.maximum(n_good[rows].sum(axis=1), 1)

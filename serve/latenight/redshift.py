@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latenight.spectra import ARMS, MAX_FLUX, MAX_IVAR, WAVE
+from latenight.spectra import ARMS, WAVE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,8 +114,6 @@ def find_redshifts(
 
 def _binned(flux: Floats, ivar: Floats) -> tuple[Floats, Floats]:
     """Weight, and weight times flux, of each bin in units of the norm that the modes are in, (n, N_BINS) each."""
-    flux = np.where(ivar > 0, np.clip(flux, -MAX_FLUX, MAX_FLUX), np.float32(0))
-    ivar = np.minimum(ivar, MAX_IVAR)
     norm = _norm(flux, ivar)
     weight, weighted = np.zeros((2, len(flux), N_BINS), np.float32)
     for arm in ARMS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,31 +22,59 @@ DARK_PIXELS, DARK_QUANTILE = 121, 0.12  # the sky between its lines
 FACTOR_RANGE = (0.3, 5.0)  # throughput of a fibre and exposure time: of petals that were ever seen
 
 
-def sky_sigma(
-    ivar: Floats, light: Floats, typical: Floats, sky_ivar: Floats | None = None
-) -> NDArray[np.float32]:
+@dataclass(frozen=True)
+class Sky:
+    """The sky over some fibres.
+
+    Attributes:
+        variance: (7958,) that it makes in each pixel.
+        dark: (7958,) likewise between its lines.
+        measured: whether variance is that of a petal's own sky fibres; else only its shape counts.
+    """
+
+    variance: NDArray[np.floating]
+    dark: NDArray[np.floating]
+    measured: bool
+
+
+def typical_sky(variance: Floats) -> Sky:
+    """The sky of training petals, (7958,) in any unit, over fibres whose own is not known."""
+    return Sky(variance, _dark(variance), measured=False)
+
+
+def sky_of(sky_ivar: Floats, typical: Floats) -> Sky:
+    """The sky of a petal: the median of its sky fibres; of fewer than MIN_SKY_FIBRES the typical one.
+
+    Args:
+        sky_ivar: (k, 7958) of its sky fibres, 0 in bad pixels.
+        typical: (7958,) sky variance of training petals, in any unit.
+    """
+    if len(sky_ivar) < MIN_SKY_FIBRES:
+        return typical_sky(typical)
+    seen = known_median(known_variance(sky_ivar))
+    known = np.isfinite(seen)
+    scale = np.median(seen[known] / typical[known]) if known.any() else 1.0
+    variance = np.where(known, seen, typical * scale)
+    return Sky(variance, _dark(variance), measured=True)
+
+
+def sky_sigma(ivar: Floats, light: Floats, sky: Sky) -> NDArray[np.float32]:
     """Standard deviation that the sky makes in each pixel of n fibres, (n, 7958).
 
-    The noise variance of a fibre is 1/ivar = a S + b m S_dark: the sky S of the petal (median of its sky fibres) times
-    a factor, and the photon noise of its own light m, per arm. The factor follows by least squares.
+    The noise variance of a fibre is 1/ivar = a S + b m S_dark: the sky S times a factor, and the photon noise of its
+    own light m, per arm. The factor follows by least squares.
 
     Args:
         ivar: (n, 7958), 0 in bad pixels.
         light: (n, 796) noise-free flux m of the pixels of THINNED, 0 for sky fibres.
-        typical: (7958,) sky variance of training petals, in any unit.
-        sky_ivar: (k, 7958) of the petal's sky fibres; with fewer than 5 the typical sky takes their place.
+        sky: over these fibres.
     """
-    if sky_ivar is not None and len(sky_ivar) >= MIN_SKY_FIBRES:
-        seen = known_median(known_variance(sky_ivar))
-        known = np.isfinite(seen)
-        scale = np.median(seen[known] / typical[known]) if known.any() else 1.0
-        sky = np.where(known, seen, typical * scale)
-        level = np.ones(len(ivar))
-    else:
-        sky = typical
-        level = np.nan_to_num(known_median((known_variance(ivar) / typical).T), nan=1.0)
-    factor = _factor(ivar[:, THINNED], light, sky[THINNED], _dark(sky)[THINNED], level)
-    return np.sqrt(level * factor).astype(np.float32)[:, None] * np.sqrt(sky).astype(np.float32)
+    level = np.ones(len(ivar))
+    if not sky.measured:
+        level = np.nan_to_num(known_median((known_variance(ivar) / sky.variance).T), nan=1.0)
+    factor = _factor(ivar[:, THINNED], light, sky.variance[THINNED], sky.dark[THINNED], level)
+    scale, sigma = np.sqrt(level * factor), np.sqrt(sky.variance)
+    return np.asarray(scale.astype(np.float32)[:, None] * sigma.astype(np.float32))
 
 
 def _factor(

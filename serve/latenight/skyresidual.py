@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from latenight.fibres import around, chunks, half_sums, ordinary_fibres, pattern_sums, petals_of, take_off
-from latenight.skyfibres import MIN_SKY_FIBRES, THINNED, sky_sigma
-from latenight.spectra import ARMS, MAX_FLUX, MAX_IVAR, MIN_GOOD_PIXELS, N_PIX
+from latenight.skyfibres import MIN_SKY_FIBRES, THINNED, Sky, sky_of, sky_sigma
+from latenight.spectra import ARMS, MIN_GOOD_PIXELS, N_PIX
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,20 +54,21 @@ def without_sky_residual(
         ]
         if petal < 0 or len(sky) < MIN_SKY_FIBRES:
             continue
-        residual = _residual(spectra.flux[sky], spectra.ivar[sky], sky_variance)
+        over = sky_of(spectra.ivar[sky], sky_variance)
+        residual = _residual(spectra.flux[sky], spectra.ivar[sky], over)
         used = rows[(reasons[rows] == "") | (reasons[rows] == "sky")]
         flux = flux.copy() if flux is spectra.flux else flux
-        flux[used] = _taken_off(spectra, used, residual, sky_variance, spectra.ivar[sky])
+        flux[used] = _taken_off(spectra, used, residual, over)
         known[used] = True
     return replace(spectra, flux=flux), known
 
 
-def _residual(flux: Floats, ivar: Floats, sky_variance: Floats) -> Floats:
+def _residual(flux: Floats, ivar: Floats, sky: Sky) -> Floats:
     """The residual that sky fibres share, (7958,), in sigma of the sky; flux and ivar (k, 7958)."""
     good = ivar > 0
-    root = np.sqrt(np.where(good, np.minimum(ivar, MAX_IVAR), 0))
-    pattern = sky_sigma(ivar, np.zeros_like(flux[:, THINNED]), sky_variance, ivar) * root
-    rest = np.where(good, np.clip(flux, -MAX_FLUX, MAX_FLUX), 0) * root
+    root = np.sqrt(ivar)
+    pattern = sky_sigma(ivar, np.zeros_like(flux[:, THINNED]), sky) * root
+    rest = flux * root
     n_good = half_sums(good.astype(np.float32))
     residual, ordinary = np.zeros(N_PIX, np.float32), np.ones(len(flux), bool)
     for _ in range(ROUNDS):
@@ -79,21 +80,18 @@ def _residual(flux: Floats, ivar: Floats, sky_variance: Floats) -> Floats:
     return residual
 
 
-def _taken_off(
-    spectra: Spectra, rows: NDArray[np.intp], residual: Floats, sky_variance: Floats, sky_ivar: Floats
-) -> Floats:
+def _taken_off(spectra: Spectra, rows: NDArray[np.intp], residual: Floats, over: Sky) -> Floats:
     """Flux of some rows without the residual."""
     flux, ivar = spectra.flux[rows], spectra.ivar[rows]
-    sky = sky_sigma(ivar, _light(flux, ivar), sky_variance, sky_ivar)
+    sky = sky_sigma(ivar, _light(flux), over)
     for some in chunks(len(rows)):
         flux[some] = np.where(ivar[some] > 0, flux[some] - residual * sky[some], flux[some])
     return flux
 
 
-def _light(flux: Floats, ivar: Floats) -> Floats:
+def _light(flux: Floats) -> Floats:
     """Mean flux, at least 0, of the block around each pixel of THINNED, (n, 796); bad pixels count as dark."""
     means = np.empty((len(flux), len(BLOCK_STARTS)), np.float32)
     for rows in chunks(len(flux)):
-        good = np.where(ivar[rows] > 0, np.clip(flux[rows], -MAX_FLUX, MAX_FLUX), 0)
-        means[rows] = np.add.reduceat(good, BLOCK_STARTS, axis=1) / BLOCK_SIZES
+        means[rows] = np.add.reduceat(flux[rows], BLOCK_STARTS, axis=1) / BLOCK_SIZES
     return np.maximum(means, 0)[:, BLOCK_OF]

@@ -61,7 +61,7 @@ N_PIX = 7958
 N_JOINT = 7781
 WAVE = np.concatenate([arm.wave for arm in ARMS])  # (7958,)
 WAVE_JOINT = 3600.0 + PIXEL * np.arange(N_JOINT)  # (7781,)
-# What is beyond counts as these, so that squares of artefacts stay inside float32: 1e-11 erg s-1 cm-2 A-1 is more than
+# What is beyond is read as these, so that squares of artefacts stay inside float32: 1e-11 erg s-1 cm-2 A-1 is more than
 # any target gives.
 MAX_FLUX, MAX_IVAR = 1e6, 1e12
 # A wavelength in the overlap of two arms belongs to the arm whose own end is farther away.
@@ -126,14 +126,20 @@ def empty_table(n: int) -> np.ndarray:
     return table
 
 
+def bound(flux: NDArray[np.float32], ivar: NDArray[np.float32]) -> None:
+    """Bring finite flux and ivar, of any shape, within what Spectra may hold, in place."""
+    np.clip(flux, -MAX_FLUX, MAX_FLUX, out=flux)
+    np.minimum(ivar, MAX_IVAR, out=ivar)
+
+
 @dataclass(frozen=True)
 class Spectra:
     """The spectra of one message: one petal coadd, as a rule 500 rows.
 
     Attributes:
-        flux: (N, 7958) float32 [1e-17 erg s-1 cm-2 A-1]; 0 where ivar is 0; always finite.
+        flux: (N, 7958) float32 [1e-17 erg s-1 cm-2 A-1]; 0 where ivar is 0; within +-MAX_FLUX.
         ivar: (N, 7958) float32 [1e34 erg-2 s2 cm4 A2]; 0 in bad pixels (mask != 0, non-finite,
-            ivar <= 0); always finite.
+            ivar <= 0); at most MAX_IVAR.
         table: (N,) structured array of dtype TABLE; z is NaN and spectype "UNKNOWN" without redrock.
         source: where the spectra came from (file path or topic/partition/offset), for messages.
     """

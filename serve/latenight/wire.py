@@ -19,7 +19,17 @@ from flatbuffers.table import Table
 
 from latenight.errors import BadInput
 from latenight.scores import SCORES
-from latenight.spectra import MAX_ROWS, N_PIX, SPECTYPES, TABLE, Spectra, empty_table
+from latenight.spectra import (
+    MAX_FLUX,
+    MAX_IVAR,
+    MAX_ROWS,
+    N_PIX,
+    SPECTYPES,
+    TABLE,
+    Spectra,
+    bound,
+    empty_table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,10 +56,10 @@ def encode_spectra(spectra: Spectra) -> bytes:
 
 
 def decode_spectra(data: bytes) -> Spectra:
-    """The spectra, exactly as they were encoded; arrays are read-only views of data where possible.
+    """The spectra as they were encoded; arrays are read-only views of data where possible.
 
     flux, ivar and targetid are required; an identity column that is not there holds its missing value.
-    Flux in bad pixels (ivar 0) becomes 0.
+    Flux in bad pixels (ivar 0) becomes 0, and what is beyond MAX_FLUX or MAX_IVAR becomes as much.
 
     Raises:
         BadInput: not such a stream, wrong types or lengths, no rows, nulls, NaN or negative ivar, flux not
@@ -71,6 +81,9 @@ def decode_spectra(data: bytes) -> Spectra:
         flux = np.where(garbage, np.float32(0), flux)
     if not np.isfinite(flux).all():
         raise BadInput("spectra: column flux is not finite in a good pixel")
+    if max(flux.max(), -flux.min()) > MAX_FLUX or ivar.max() > MAX_IVAR:
+        flux, ivar = flux.copy(), ivar.copy()
+        bound(flux, ivar)
     return Spectra(flux=flux, ivar=ivar, table=_identity(batch), source=os.fsdecode(source))
 
 

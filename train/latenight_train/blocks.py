@@ -34,10 +34,12 @@ INSIDE = np.concatenate([np.arange(n * BLOCK) < arm.n for arm, n in zip(ARMS, OF
 )
 # Scans see the arms side by side, each as long as the longest.
 PER_ARM = max(OF_ARM)
-PIXELS_PER_ARM = PER_ARM * BLOCK
-# Which block each of them is, (3 * 181,), one past the last where there is none; and where each block went, (499,).
+# Three blocks more where they see pixels, so that windows of up to 4 pixels come in whole blocks as well.
+PIXELS_PER_ARM = (PER_ARM + 3) * BLOCK
+# Which block each of them is, (3, 181), one past the last where there is none; and where each block went, (499,).
 _SIDE_BY_SIDE = np.arange(PER_ARM) < np.array(OF_ARM)[:, None]
-WHICH_BLOCK = np.where(_SIDE_BY_SIDE, np.cumsum(_SIDE_BY_SIDE).reshape(3, PER_ARM) - 1, N_BLOCKS).ravel()
+WHICH_BLOCK = np.where(_SIDE_BY_SIDE, np.cumsum(_SIDE_BY_SIDE).reshape(3, PER_ARM) - 1, N_BLOCKS)
+WHICH_BLOCK_OF_PIXELS = np.pad(WHICH_BLOCK, ((0, 0), (0, 3)), constant_values=N_BLOCKS)
 WHERE_BLOCK = np.flatnonzero(_SIDE_BY_SIDE)
 
 
@@ -85,14 +87,18 @@ def _sizes(values: Tensor) -> list[int]:
 
 def by_arm(blocks: Tensor) -> Tensor:
     """Values of blocks, (N, 499, ...), as (N, 3, 181, ...), 0 beyond the end of an arm."""
-    rest = _sizes(blocks)[1:]
-    filled = torch.cat([blocks, torch.zeros_like(part(blocks, 1, 0, 1))], dim=1)
-    return taken(filled, 1, WHICH_BLOCK).reshape(-1, len(ARMS), PER_ARM, *rest)
+    return _side_by_side(blocks, WHICH_BLOCK)
 
 
 def pixels_by_arm(values: Tensor) -> Tensor:
-    """Values of pixels, (N, 7984), as (N, 3, 2896), 0 beyond the last block of an arm."""
-    return by_arm(values.reshape(-1, N_BLOCKS, BLOCK)).flatten(2)
+    """Values of pixels, (N, 7984), as (N, 3, 2944), 0 beyond the last block of an arm."""
+    return _side_by_side(values.reshape(-1, N_BLOCKS, BLOCK), WHICH_BLOCK_OF_PIXELS).flatten(2)
+
+
+def _side_by_side(blocks: Tensor, which: NDArray[np.int64]) -> Tensor:
+    """The blocks (N, 499, ...) of which, (3, k), as (N, 3, k, ...); number 499 is 0."""
+    filled = functional.pad(blocks, (*[0, 0] * (blocks.dim() - 2), 0, 1))
+    return taken(filled, 1, which.ravel()).reshape(-1, *which.shape, *_sizes(blocks)[1:])
 
 
 def spread(blocks: Tensor) -> Tensor:
@@ -108,7 +114,7 @@ def around(blocks: Tensor, n: int) -> Tensor:
     return functional.avg_pool1d(blocks, n, 1, n // 2)
 
 
-def window_sums(values: Tensor, widths: tuple[int, ...]) -> Iterator[tuple[Tensor, int]]:
+def window_sums(values: Tensor, widths: tuple[int, ...], whole: int = 1) -> Iterator[tuple[Tensor, int]]:
     """Sums over windows of 1, 2, 4 ... elements along dimension 2, and the step between windows, for each width.
 
     Windows are a quarter of their width apart (wider than 4 elements); each width comes from sums of the one
@@ -117,6 +123,7 @@ def window_sums(values: Tensor, widths: tuple[int, ...]) -> Iterator[tuple[Tenso
     Args:
         values: (N, 3, n, ...) elements of the arms.
         widths: powers of 2 from the first that is wanted to the last, each twice the one before.
+        whole: the number of windows one element apart is a multiple of it; up to so many of the last are left out.
     """
     step, width = 1, 1
     while True:
@@ -126,6 +133,7 @@ def window_sums(values: Tensor, widths: tuple[int, ...]) -> Iterator[tuple[Tenso
             return
         width *= 2
         skip, stride = width // 2 // step, 2 if width > 4 else 1
-        first = np.arange(0, values.shape[2] - skip, stride)
+        last = values.shape[2] - skip
+        first = np.arange(0, last // whole * whole if stride == 1 else last, stride)
         values = taken(values, 2, first) + taken(values, 2, first + skip)
         step *= stride

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from latenight import petal
 from latenight.errors import StartupError
 from latenight.passes import FOUND, N_KINDS, REDSHIFTS, TRUSTED, Passes, at_arms, redshift_of
-from latenight.skyfibres import THINNED, known_median, known_variance, sky_sigma
+from latenight.skyfibres import THINNED, known_median, known_variance, sky_sigma, typical_sky
 from latenight.spectra import N_PIX, SPECTYPES, UNKNOWN
 from latenight.threads import default_threads
 from latenight_train.data import evenly
@@ -56,7 +56,7 @@ def learn_petals(survey: Survey, rows: NDArray[np.intp], folder: Path) -> petal.
     spectra = survey.spectra(chosen)
     mean, variance = (at_arms(v, len(v)) for v in passes.reconstruct(spectra))
     residuals = petal.Residuals(spectra.flux, spectra.ivar, mean, variance, spectra.table)
-    sigma = sky_sigma(spectra.ivar, mean[:, THINNED], sky)
+    sigma = sky_sigma(spectra.ivar, mean[:, THINNED], typical_sky(sky))
     return replace(flat, pixel_noise=petal.shared(residuals, sigma, flat.pixel_noise).noise)
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 from latenight.spectra import WAVE
 from latenight_train.blocks import taken
 from latenight_train.modes import N_MODES, TYPICAL, VARIANCE
-from latenight_train.pixels import clean, first_arm, nearest, norm_of, profile_at
+from latenight_train.pixels import first_arm, nearest, norm_of, profile_at
 
 STEPS = 3
 UNSEEN = 1e-20  # weight of a bad pixel: nothing, and yet what the fit says there can be read off
@@ -42,7 +42,7 @@ class Refinement(nn.Module):
         """Fit a batch of spectra of one group.
 
         Args:
-            flux: (N, 7958).
+            flux: (N, 7958), finite also in bad pixels.
             ivar: (N, 7958), 0 in bad pixels.
             z: (N,).
             modes: (points, N_MODES) on the rest-frame grid.
@@ -53,7 +53,6 @@ class Refinement(nn.Module):
         Returns:
             mean and variance (N, 7781) of the reconstruction, coefficients (N, N_MODES), norm (N,).
         """
-        flux, ivar = clean(flux, ivar)
         norm = norm_of(flux, ivar)
         at = nearest(self.ln_wave, z, grid)
         typical, s2 = (profile_at(profiles, which, at) for which in (TYPICAL, VARIANCE))

@@ -32,8 +32,16 @@ class Statistics(nn.Module):
         """
         solved = self.solve(*inputs)
         found = [*self.scans(solved), *self.patterns(solved, inputs[2])]
-        names = [name for part, _, _ in found for name in part]
-        order = torch.tensor([names.index(statistic.name) for statistic in PASS2])
-        values = torch.cat([values for _, values, _ in found], dim=1)
-        waves = torch.cat([torch.zeros_like(v) if w is None else w for _, v, w in found], dim=1)
-        return values[:, order], waves[:, order]
+        placed = [(names, waves) for names, _, waves in found if waves is not None]
+        waves = [waves for _, waves in placed]
+        return (
+            _in_order([names for names, _, _ in found], [values for _, values, _ in found]),
+            _in_order([names for names, _ in placed], [*waves, torch.zeros_like(waves[0])]),
+        )
+
+
+def _in_order(names: list[tuple[str, ...]], columns: list[Tensor]) -> Tensor:
+    """The columns in the order of PASS2, (N, C); those without a name in it are the first behind the named ones."""
+    known = [name for some in names for name in some]
+    order = [known.index(s.name) if s.name in known else len(known) for s in PASS2]
+    return torch.cat(columns, dim=1)[:, torch.tensor(order)]
