@@ -203,7 +203,7 @@ class TestRoundTrip:
         found = desi.read_coadd(write_hdus(tmp_path / NAME, hdus))
         at = slice(ARMS[1].start + 4, ARMS[1].start + 6)
         np.testing.assert_array_equal(found.flux[0, at], [MAX_FLUX, -MAX_FLUX])
-        np.testing.assert_array_equal(found.ivar[0, at], np.float32([MAX_IVAR, MAX_IVAR]))
+        np.testing.assert_array_equal(found.ivar[0, at], np.full(2, MAX_IVAR, np.float32))
 
     def test_without_fibermap_rows_have_no_identity(
         self, tmp_path: Path, spectra: Spectra, caplog: pytest.LogCaptureFixture

@@ -9,7 +9,7 @@ import pytest
 
 from latenight.channels import COMPARED, PASS2
 from latenight.neighbours import light_beside, shared_offsets
-from latenight.spectra import N_JOINT, empty_table
+from latenight.spectra import N_PIX, empty_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +27,7 @@ def table_of(fiber: NDArray[np.int_], petal: int = 3) -> np.ndarray:
 
 def beside(norm: list[float], fiber: list[int], petal: int = 3) -> list[float]:
     """The light that fibres of the given brightness get; each has its own brightness in all pixels."""
-    mean = np.tile(np.array(norm, np.float32)[:, None], N_JOINT)
+    mean = np.tile(np.array(norm, np.float32)[:, None], N_PIX)
     light = light_beside(mean, mean[:, 0], table_of(np.array(fiber), petal))
     assert (light == light[:, :1]).all()
     return [float(value) for value in light[:, 0]]

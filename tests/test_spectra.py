@@ -17,6 +17,7 @@ from latenight.spectra import (
     WAVE,
     WAVE_JOINT,
     Spectra,
+    at_wavelengths,
     empty_table,
     ineligible_reasons,
 )
@@ -50,6 +51,12 @@ class TestGrids:
         """Arms b and r share 51 joint pixels, r and z share 126."""
         b, r, z = (set(range(N_JOINT)[arm.joint_pixels]) for arm in ARMS)
         assert (len(b & r), len(r & z), len(b & z)) == (51, 126, 0)
+
+    def test_of_two_arms_the_bluer_speaks(self) -> None:
+        """At a wavelength that two arms see stands the value of the bluer one; all others keep theirs."""
+        found = at_wavelengths(ARM_OF_PIXEL[None].astype(np.float32))[0]
+        np.testing.assert_array_equal(np.bincount(found.astype(int)), [2751, 2326 - 51, 2881 - 126])
+        assert (np.diff(found) >= 0).all()
 
 
 class TestTable:

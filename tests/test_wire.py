@@ -115,7 +115,7 @@ class TestSpectra:
         flux[0, 5:7], ivar[0, 5:7] = (3e38, -3e38), 3e38
         found = wire.decode_spectra(wire.encode_spectra(replace(spectra, flux=flux, ivar=ivar)))
         np.testing.assert_array_equal(found.flux[0, 5:7], [MAX_FLUX, -MAX_FLUX])
-        np.testing.assert_array_equal(found.ivar[0, 5:7], np.float32([MAX_IVAR, MAX_IVAR]))
+        np.testing.assert_array_equal(found.ivar[0, 5:7], np.full(2, MAX_IVAR, np.float32))
         np.testing.assert_array_equal(found.flux[1:], spectra.flux[1:])
 
     @pytest.mark.parametrize(

@@ -31,12 +31,12 @@ OFFSETS = [NAMES.index(statistic.name.replace("amplifier", "offset")) for statis
 
 
 def light_beside(mean: Floats, norm: Floats, table: np.ndarray) -> Floats:
-    """The reconstruction of the brighter of both neighbours of each fibre, (n, 7781).
+    """The reconstruction of the brighter of both neighbours of each fibre, (n, 7958).
 
     It is 0 where none of them is brighter than the fibre itself, or fibres are not known.
 
     Args:
-        mean: (n, 7781) reconstructions.
+        mean: (n, 7958) reconstructions.
         norm: (n,) brightness of the spectra.
         table: (n,) the spectra's table.
     """

@@ -14,7 +14,7 @@ from latenight.neighbours import light_beside, shared_offsets
 from latenight.redshift import find_redshifts, trials_of
 from latenight.session import Graph
 from latenight.skyresidual import without_sky_residual
-from latenight.spectra import ARMS, N_PIX, SPECTYPES, UNKNOWN
+from latenight.spectra import N_PIX, SPECTYPES, UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,8 +48,8 @@ class Statistics:
         z: (n,) redshift that the models were used at.
         spectype: (n,) class of the modes.
         latent: (n, d) mean of q(latent | spectrum).
-        mean: (n, 7781) reconstruction by the modes [1e-17 erg s-1 cm-2 A-1].
-        variance: (n, 7781) of the reconstruction.
+        mean: (n, 7958) reconstruction by the modes [1e-17 erg s-1 cm-2 A-1].
+        variance: (n, 7958) of the reconstruction.
         log_prob, deviance, snr, knn_distance: (n,).
         values: (n, C) statistics in the order of channels.PASS2 and COMPARED, NaN where one does not cover a spectrum.
         wavelengths: (n, C) where they were found [A], 0 for none.
@@ -155,7 +155,7 @@ class Passes:
         )
 
     def reconstruct(self, spectra: Spectra) -> tuple[Floats, Floats]:
-        """Reconstruction and its variance, (N, 7781) each, of spectra without the residual of their petal's sky."""
+        """Reconstruction and its variance, (N, 7958) each, of spectra without the residual of their petal's sky."""
         first = self.first_pass(spectra)
         return first["mean"], first["variance"]
 
@@ -195,8 +195,8 @@ class Passes:
         residuals = petal.Residuals(
             flux=spectra.flux[used],
             ivar=spectra.ivar[used],
-            model=at_arms(mean, len(used)),
-            variance=at_arms(variance, len(used)),
+            model=_dark_below(mean, len(sky)),
+            variance=_dark_below(variance, len(sky)),
             table=spectra.table[used],
         )
         after = petal.corrected(residuals, self._learned)
@@ -230,13 +230,9 @@ def by_redshift(model: Graph, inputs: dict[str, np.ndarray]) -> dict[str, np.nda
     return {name: values[np.argsort(order)] for name, values in found.items()}
 
 
-def at_arms(joint: Floats, n: int) -> Floats:
-    """Values on the joint grid, (k, 7781), at the pixels of the arms, (n, 7958); rows beyond the k are 0."""
-    values = np.empty((n, N_PIX), np.float32)
-    values[len(joint) :] = 0
-    for arm in ARMS:
-        values[: len(joint), arm.pixels] = joint[:, arm.joint_pixels]
-    return values
+def _dark_below(values: Floats, n: int) -> Floats:
+    """The same, (k, 7958), and n rows of 0."""
+    return np.concatenate([values, np.zeros((n, N_PIX), np.float32)])
 
 
 def redshift_of(kind: int) -> int:

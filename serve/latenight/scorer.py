@@ -13,7 +13,7 @@ from latenight.errors import StartupError
 from latenight.passes import NAMES, Passes
 from latenight.petal import Learned
 from latenight.scores import CHANNELS, Scores, empty_scores
-from latenight.spectra import ARMS, N_JOINT, ineligible_reasons
+from latenight.spectra import ARMS, N_JOINT, at_wavelengths, ineligible_reasons
 from latenight.threads import default_threads
 from latenight.triage import artefact_probability
 
@@ -70,7 +70,8 @@ class Scorer:
             table[rows] = calibrated_scores(self._calibration, statistics)
             explained = np.flatnonzero(table["p_value"][rows] < explain_below)
         if len(explained):
-            recon, recon_sigma = statistics.mean[explained], np.sqrt(statistics.variance[explained])
+            recon = at_wavelengths(statistics.mean[explained])
+            recon_sigma = np.sqrt(at_wavelengths(statistics.variance[explained]))
         return Scores(table, rows[explained], recon, recon_sigma, self.bundle_id, self.provider)
 
     def p_values(self, spectra: Spectra) -> tuple[NDArray[np.intp], PValues]:

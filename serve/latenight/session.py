@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, np.ndarray]
     Held = Mapping[str, "onnxruntime.OrtValue"]
 
-# Sizes of buckets by device, ascending. 32 rows, ordered by redshift, see the least of the network (.74 ms a spectrum;
-# .86 of 16, .71 of 64), and two threads share a petal the more evenly: 500 fibres take 1.20 s, with 64 1.23. A GPU
-# starves on few rows, for every node costs it some 5 us to start.
-BUCKETS = {"cpu": (8, 16, 32), "cuda": (64, 512)}
+# Sizes of buckets by device, ascending. 64 rows, ordered by redshift, see little of the network, and copy that part of
+# its weights once (.73 ms a spectrum; .86 of 16, .77 of 32, .78 of 128). A GPU starves on few rows, for every node
+# costs it some 5 us to start.
+BUCKETS = {"cpu": (8, 16, 32, 64), "cuda": (64, 512)}
 CUDA = "CUDAExecutionProvider"
 
 

@@ -117,6 +117,17 @@ MISSING: dict[str, object] = {
 }
 
 
+def at_wavelengths(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Values at the pixels of the arms, (N, 7958), as (N, 7781) on the joint grid; where two arms overlap, the bluer's.
+
+    For what depends on wavelength alone, such as a reconstruction.
+    """
+    joint = np.empty((len(values), N_JOINT), np.float32)
+    for arm in reversed(ARMS):
+        joint[:, arm.joint_pixels] = values[:, arm.pixels]
+    return joint
+
+
 def empty_table(n: int) -> np.ndarray:
     """A table of n rows in which every column holds its missing value and row counts from 0."""
     table = np.zeros(n, TABLE)

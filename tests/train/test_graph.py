@@ -8,10 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latenight.passes import at_arms
-from latenight.spectra import ARMS, N_PIX, WAVE, WAVE_JOINT
+from latenight.spectra import N_PIX, WAVE, WAVE_JOINT
 from latenight_train.graph import Model, Neighbours
-from latenight_train.pixels import first_arm, to_joint
+from latenight_train.pixels import to_joint
 from latenight_train.restgrids import PART, Pixels, RestBins, seen_part
 from latenight_train.vae import ENCODER_GRID, MEAN_GRID, N_GROUPS, VARIANCE_GRID
 from tests.bundles import untrained_vae
@@ -119,12 +118,8 @@ def test_the_part_of_a_grid_that_a_batch_sees_is_small_and_enough(redshifts: lis
     assert (bins(values, bins.first_pixels(z, part)).sum(1) == len(WAVE_JOINT)).all()
 
 
-def test_arms_and_joint_grid_fit_together() -> None:
-    """The joint grid counts each wavelength once, and its arms are at their own wavelengths."""
-    wave = WAVE_JOINT[None].astype(np.float32)
-    of_arms = at_arms(wave, 1)
-    np.testing.assert_array_equal(of_arms[0], np.concatenate([arm.wave for arm in ARMS]).astype(np.float32))
-    np.testing.assert_array_equal(first_arm(torch.from_numpy(of_arms)), wave)
+def test_the_joint_grid_counts_each_pixel() -> None:
+    """Sums on the joint grid have two pixels where arms overlap, and one elsewhere."""
     counts = to_joint(torch.ones(1, N_PIX))
     assert counts.sum() == N_PIX
     assert (counts == 2).sum() == 51 + 126

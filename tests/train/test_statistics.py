@@ -11,8 +11,8 @@ import torch
 
 from latenight.channels import PASS2
 from latenight.modes import REGIONS, ModeGroup, weights_of
-from latenight.spectra import ARMS, N_JOINT, N_PIX, WAVE, WAVE_JOINT
-from latenight_train.blocks import INSIDE, N_STACKED, stacked, stacked_joint, window_sums
+from latenight.spectra import ARMS, N_PIX, WAVE
+from latenight_train.blocks import INSIDE, N_STACKED, stacked, window_sums
 from latenight_train.hidden import discs, explosions
 from latenight_train.miscalibration import SKY_BANDS
 from latenight_train.modes import N_COLUMNS, N_MODES, QUIET
@@ -45,17 +45,16 @@ def light(wave: np.ndarray) -> np.ndarray:
 def inputs(n: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Spectra with unit noise around a model of 3 sigma per pixel; the sky's lines stand out."""
     rng = np.random.default_rng(seed)
-    mean = np.tile(light(WAVE_JOINT), (n, 1)).astype(np.float32)
-    at_arms = np.concatenate([mean[:, arm.joint_pixels] for arm in ARMS], axis=1)
+    mean = np.tile(light(WAVE), (n, 1)).astype(np.float32)
     sky = np.where(np.arange(N_PIX) % 97 < 4, 2.0, 1.0)
     return {
-        "flux": (at_arms + rng.standard_normal((n, N_PIX))).astype(np.float32),
+        "flux": (mean + rng.standard_normal((n, N_PIX))).astype(np.float32),
         "ivar": np.ones((n, N_PIX), np.float32),
         "z": np.zeros(n, np.float32),
         "mean": mean,
-        "variance": np.full((n, N_JOINT), 1e-6, np.float32),
+        "variance": np.full((n, N_PIX), 1e-6, np.float32),
         "sky": np.tile(sky, (n, 1)).astype(np.float32),
-        "beside": np.tile(5 + np.sin(WAVE_JOINT / 200 + 1), (n, 1)).astype(np.float32),
+        "beside": np.tile(5 + np.sin(WAVE / 200 + 1), (n, 1)).astype(np.float32),
         "norm": np.full(n, 3, np.float32),
         "coefficients": np.zeros((n, N_MODES), np.float32),
     }
@@ -151,7 +150,7 @@ def test_lines_may_miss_their_strength_by_a_part_of_it() -> None:
 
     def strongest(line: float) -> float:
         rows = inputs(20, seed=5)
-        rows["mean"][:, np.abs(WAVE_JOINT - 6400) < 6] += line
+        rows["mean"][:, at] += line
         rows["flux"] = (rows["flux"] + np.where(at, line + 4.0, 0)).astype(np.float32)
         return float(np.median(of(statistics(rows)[0], "scan16+")))
 
@@ -235,12 +234,10 @@ def test_window_sums_are_sums_over_windows() -> None:
 
 
 def test_stacking_keeps_the_pixels_of_each_arm() -> None:
-    """Inside the arms, stacked values are those of the arms in order, of either grid."""
-    inside = torch.from_numpy(INSIDE) > 0
-    for values, grid in ((stacked, WAVE), (stacked_joint, WAVE_JOINT)):
-        found = values(torch.from_numpy(grid)[None].expand(2, -1))
-        assert found.shape == (2, N_STACKED)
-        np.testing.assert_allclose(found[1, inside].numpy(), WAVE)
+    """Inside the arms, stacked values are those of the arms in order."""
+    found = stacked(torch.from_numpy(WAVE)[None].expand(2, -1))
+    assert found.shape == (2, N_STACKED)
+    np.testing.assert_array_equal(found[1, torch.from_numpy(INSIDE) > 0].numpy(), WAVE)
 
 
 def test_a_region_decides_what_the_modes_may_explain() -> None:

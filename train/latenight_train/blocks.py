@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from latenight.spectra import ARMS, PIXEL
+from latenight.spectra import ARMS, N_PIX, PIXEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,20 +58,9 @@ def part(values: Tensor, dim: int, start: int, stop: int) -> Tensor:
 
 def stacked(values: Tensor) -> Tensor:
     """Values of the concatenated arms, (N, 7958), as (N, 7984); what fills an arm up is arbitrary."""
-    return _rows(values, [arm.start for arm in ARMS])
-
-
-def stacked_joint(values: Tensor) -> Tensor:
-    """Values on the joint grid, (N, 7781), as (N, 7984); an arm is filled up with what follows in wavelength."""
-    return _rows(values, [arm.joint_start for arm in ARMS])
-
-
-def _rows(values: Tensor, starts: list[int]) -> Tensor:
-    """The values of all arms from their starts on, the last filled up with its last value, (N, 7984)."""
-    ends = [start + n * BLOCK for start, n in zip(starts, OF_ARM, strict=True)]
-    missing = ends[-1] - values.shape[1]
-    filled = functional.pad(values[:, None], (0, missing), mode="replicate").flatten(1)
-    return torch.cat([part(filled, 1, start, end) for start, end in zip(starts, ends, strict=True)], dim=1)
+    ends = [arm.start + n * BLOCK for arm, n in zip(ARMS, OF_ARM, strict=True)]
+    filled = functional.pad(values, (0, ends[-1] - N_PIX))
+    return torch.cat([part(filled, 1, arm.start, end) for arm, end in zip(ARMS, ends, strict=True)], dim=1)
 
 
 def block_sums(values: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from latenight import petal
 from latenight.errors import StartupError
-from latenight.passes import FOUND, N_KINDS, REDSHIFTS, TRUSTED, Passes, at_arms, redshift_of
+from latenight.passes import FOUND, N_KINDS, REDSHIFTS, TRUSTED, Passes, redshift_of
 from latenight.skyfibres import THINNED, known_median, known_variance, sky_sigma, typical_sky
 from latenight.spectra import N_PIX, SPECTYPES, UNKNOWN
 from latenight.threads import default_threads
@@ -54,7 +54,7 @@ def learn_petals(survey: Survey, rows: NDArray[np.intp], folder: Path) -> petal.
     passes = Passes(folder, flat, np.array(Z_RANGE), device="cpu", threads=default_threads())
     chosen = evenly(rows, NOISE_SPECTRA)
     spectra = survey.spectra(chosen)
-    mean, variance = (at_arms(v, len(v)) for v in passes.reconstruct(spectra))
+    mean, variance = passes.reconstruct(spectra)
     residuals = petal.Residuals(spectra.flux, spectra.ivar, mean, variance, spectra.table)
     sigma = sky_sigma(spectra.ivar, mean[:, THINNED], typical_sky(sky))
     return replace(flat, pixel_noise=petal.shared(residuals, sigma, flat.pixel_noise).noise)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 import torch
 
-from latenight.spectra import N_JOINT, N_PIX
+from latenight.spectra import N_PIX
 from latenight_train.modes import N_MODES
 from latenight_train.slices import with_slices
 
@@ -55,10 +55,10 @@ def export_statistics(statistics: nn.Module, path: Path) -> None:
     n = 3
     inputs = {"flux": torch.ones(n, N_PIX), "ivar": torch.ones(n, N_PIX), "z": torch.full((n,), 0.3)}
     inputs |= {
-        "mean": torch.ones(n, N_JOINT),
-        "variance": torch.ones(n, N_JOINT),
+        "mean": torch.ones(n, N_PIX),
+        "variance": torch.ones(n, N_PIX),
         "sky": torch.ones(n, N_PIX),
-        "beside": torch.ones(n, N_JOINT),
+        "beside": torch.ones(n, N_PIX),
     }
     inputs |= {"norm": torch.ones(n), "coefficients": torch.ones(n, N_MODES)}
     regions = {

@@ -32,16 +32,6 @@ def to_joint(values: Tensor) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def first_arm(values: Tensor) -> Tensor:
-    """One value per wavelength, of the bluer arm where two overlap: (N, 7958) -> (N, 7781).
-
-    For values that depend on wavelength alone, such as a reconstruction.
-    """
-    _, r, z = ARMS
-    parts = (values[:, : r.joint_start], values[:, r.start : r.start + z.joint_start - r.joint_start])
-    return torch.cat((*parts, values[:, z.start :]), dim=1)
-
-
 def norm_of(flux: Tensor, ivar: Tensor) -> Tensor:
     """Scale of each spectrum, (N, 1): its mean flux, at least 0.3 of its typical noise.
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latenight.spectra import PIXEL
+from latenight.spectra import ARMS, PIXEL
 from latenight_train.blocks import (
     BLOCK,
     INSIDE,
@@ -40,7 +40,6 @@ from latenight_train.blocks import (
     pixels_by_arm,
     spread,
     stacked,
-    stacked_joint,
     taken,
 )
 from latenight_train.miscalibration import gains, shifts, skies, sky_bands
@@ -164,10 +163,10 @@ class SecondSolve(nn.Module):
             flux: (N, 7958) after the petal step, finite also in bad pixels.
             ivar: (N, 7958) after the petal step, 0 in bad pixels.
             z: (N,).
-            mean: (N, 7781) reconstruction of pass 1.
-            variance: (N, 7781) of the reconstruction.
+            mean: (N, 7958) reconstruction of pass 1.
+            variance: (N, 7958) of the reconstruction.
             sky: (N, 7958) sigma of the sky.
-            beside: (N, 7781) light of a brighter neighbour on the detector, 0 without one.
+            beside: (N, 7958) light of a brighter neighbour on the detector, 0 without one.
             norm: (N,) of pass 1.
             coefficients: (N, N_MODES) of pass 1.
             modes: of the group, as for Refinement; so are profiles and grid.
@@ -180,9 +179,9 @@ class SecondSolve(nn.Module):
         norm = norm[:, None]
         scaled_ivar = stacked(ivar * norm * norm) * self.inside
         good = (scaled_ivar > 0).to(flux.dtype)
-        model, sky = stacked_joint(mean / norm), stacked(sky / norm) * self.inside
+        model, sky = stacked(mean / norm), stacked(sky / norm) * self.inside
         y = good * (stacked(flux / norm) - model)
-        s2 = stacked_joint(variance / (norm * norm))
+        s2 = stacked(variance / (norm * norm))
         s2 = s2 + (LINE_ERROR * (model - self.surroundings(model * self.inside))).square()
         weight = scaled_ivar / (1 + scaled_ivar * s2)
         root = weight.sqrt()
@@ -191,7 +190,7 @@ class SecondSolve(nn.Module):
         root = root / less
         # The ingredients in the order of their names, the first left out, times sqrt(W).
         lights = (model, sky, self.slope(model), self.line_excess(sky))
-        patterns = [*(light * root for light in lights), root, stacked_joint(beside / norm) * root]
+        patterns = [*(light * root for light in lights), root, stacked(beside / norm) * root]
         rows = torch.stack(patterns, dim=1)  # (N, 6, 7984)
         own = part(rows, 1, 0, len(OWN))
         at = nearest(self.ln_wave, z, grid)
@@ -229,7 +228,7 @@ class SecondSolve(nn.Module):
         )
 
     def slope(self, model: Tensor) -> Tensor:
-        """The derivative of the model by ln(wavelength), (N, 7984); 0 at the ends of what an arm is filled up to."""
+        """The derivative of the model by ln(wavelength), (N, 7984); 0 at the ends of arms."""
         n = N_STACKED
         return functional.pad(part(model, 1, 2, n) - part(model, 1, 0, n - 2), (1, 1)) * self.per_ln_wave
 
@@ -292,7 +291,7 @@ def block_products(rows: list[Tensor], columns: Tensor) -> tuple[Tensor, ...]:
 
 def per_ln_wave() -> NDArray[np.float64]:
     """What makes a slope by ln(wavelength) of the difference of both neighbours, (7984,); 0 at the ends of arms."""
-    factor = STACKED_WAVE / (2 * PIXEL)
-    ends = np.cumsum(OF_ARM) * BLOCK
-    factor[[0, *ends[:-1], *(ends - 1)]] = 0
-    return factor
+    between = [
+        np.pad(np.ones(arm.n - 2), (1, n * BLOCK - arm.n + 1)) for arm, n in zip(ARMS, OF_ARM, strict=True)
+    ]
+    return np.asarray(np.concatenate(between) * STACKED_WAVE / (2 * PIXEL))
