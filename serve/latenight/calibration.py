@@ -2,9 +2,10 @@
 
 A raw statistic ranks spectra by brightness (reference study: 9 % false alerts in the top S/N quintile at a
 nominal 1 %). So each statistic is first standardised per (group, log S/N) on held-out spectra, body and tail apart,
-then turned into a p by the held-out distribution. The smallest p of the statistics of a channel, and what the combiner
-makes of all but the network's, is treated the same way once more; the results are uniform for ordinary spectra. The
-trainer learns the tables (latenight_train.learn_calibration).
+freed of what its petal's fibres share (latenight.company), then turned into a p by the held-out distribution. The
+smallest p of the statistics of a channel, and what the combiner makes of all but the network's, is treated the same way
+once more, company apart; the results are uniform for ordinary spectra. The trainer learns the tables
+(latenight_train.learn_calibration).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from latenight import combiner
 from latenight.channels import FAMILIES, FAMILY, SIGN, STATISTICS
+from latenight.company import Usual, changes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,18 +86,20 @@ class Calibration:
     Attributes:
         statistics: of each statistic.
         strangest: of each family and of all together.
+        usual: what the statistics are like in an ordinary petal.
         combiner: reads all p-values of a spectrum.
         taught: (G,) whether it does so in a group; else the smallest p alone counts.
     """
 
     statistics: Table
     strangest: Table
+    usual: Usual
     combiner: Combiner
     taught: NDArray[np.bool_]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays by name, for calibration.npz."""
-        parts = {"statistics": self.statistics, "strangest": self.strangest}
+        parts = {"statistics": self.statistics, "strangest": self.strangest, "usual": self.usual}
         tables = {f"{part}_{k}": v for part, table in parts.items() for k, v in vars(table).items()}
         return tables | self.combiner.arrays() | {"taught": self.taught}
 
@@ -106,7 +110,8 @@ def from_arrays(arrays: dict[str, np.ndarray]) -> Calibration:
     single, together = (
         Table(**{k: arrays[f"{part}_{k}"] for k in names}) for part in ("statistics", "strangest")
     )
-    return Calibration(single, together, combiner.from_arrays(arrays), arrays["taught"])
+    usual = Usual(arrays["usual_median"], arrays["usual_scatter"])
+    return Calibration(single, together, usual, combiner.from_arrays(arrays), arrays["taught"])
 
 
 def comparable(statistics: Array) -> Array:
@@ -137,7 +142,11 @@ class PValues:
 
 
 def calibrated(
-    calibration: Calibration, statistics: Array, group: NDArray[np.int64], snr: NDArray[np.float32]
+    calibration: Calibration,
+    statistics: Array,
+    group: NDArray[np.int64],
+    snr: NDArray[np.float32],
+    petal: NDArray[np.int64] | None = None,
 ) -> PValues:
     """The p-values of new spectra.
 
@@ -146,11 +155,17 @@ def calibrated(
         statistics: (N, C) in the order of channels.STATISTICS, NaN where one does not cover a spectrum.
         group: (N,) index of the group of each spectrum.
         snr: (N,) mean signal-to-noise per pixel.
+        petal: (N,) number of the petal of each spectrum, below 0 where it is not known; by default none is.
     """
     log_snr = log_snr_of(snr)
-    p = p_values(calibration.statistics, SINGLE, comparable(statistics), group, log_snr)
+    x = in_sigma(calibration.statistics, comparable(statistics), group, log_snr)
+    if petal is not None:
+        gain, offset = changes(x, petal, calibration.usual)
+        x = x * gain + offset
+    p = p_values(calibration.statistics, SINGLE, x, group)
     strange = strangest(p, calibration.combiner, calibration.taught[group])
-    together = p_values(calibration.strangest, STRANGEST, strange, group, log_snr)
+    x = in_sigma(calibration.strangest, strange, group, log_snr)
+    together = p_values(calibration.strangest, STRANGEST, x, group)
     p_value = together[:, -1]
     return PValues(p, together[:, :-1], p_value, p_value < 1 / (calibration.strangest.n[group] + 1))
 
@@ -186,14 +201,22 @@ def standardised(
     return np.asarray(np.where(x > Q90, Q90 + (x - Q90) * (s / t), x))
 
 
-def p_values(table: Table, tail: Tail, values: Array, group: NDArray[np.int64], log_snr: Array) -> Array:
-    """P(statistic >= value) for an ordinary spectrum of that group and S/N, (N, C); 1 where it is missing."""
-    p = np.ones_like(values)
+def in_sigma(table: Table, values: Array, group: NDArray[np.int64], log_snr: Array) -> Array:
+    """Values (N, C) standardised as the table says of their group and S/N; NaN where one is missing."""
+    x = np.empty_like(values)
     for k in np.unique(group):
         mine = group == k
         bins = table.log_snr[k], table.median[k], table.scale[k], table.stretch[k]
-        x = standardised(values[mine], log_snr[mine], *bins)
-        p[mine] = _tail_p(x, table.quantiles[k], table.steepness[k], int(table.n[k]), tail)
+        x[mine] = standardised(values[mine], log_snr[mine], *bins)
+    return x
+
+
+def p_values(table: Table, tail: Tail, x: Array, group: NDArray[np.int64]) -> Array:
+    """P(>= x) for an ordinary spectrum of that group, (N, C), of values in sigma x; 1 where one is missing."""
+    p = np.ones_like(x)
+    for k in np.unique(group):
+        mine = group == k
+        p[mine] = _tail_p(x[mine], table.quantiles[k], table.steepness[k], int(table.n[k]), tail)
     return p
 
 

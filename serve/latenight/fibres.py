@@ -32,6 +32,15 @@ def petals_of(table: np.ndarray) -> list[tuple[int, NDArray[np.intp]]]:
     return [(int(petal), np.flatnonzero(which.ravel() == k)) for k, (_, petal, _) in enumerate(found)]
 
 
+def petal_numbers(table: np.ndarray) -> NDArray[np.int64]:
+    """The number of the petal of each row among those of petals_of, (N,), -1 where it is not known."""
+    numbers = np.full(len(table), -1, np.int64)
+    for k, (petal, rows) in enumerate(petals_of(table)):
+        if petal >= 0:
+            numbers[rows] = k
+    return numbers
+
+
 def _exposure(table: np.ndarray) -> NDArray[np.intp]:
     """How often the fibre of each row came before, (N,); 0 where petal or fibre is not known."""
     fibres = np.stack([table["tileid"], table["petal"], table["fiber"]], axis=1)

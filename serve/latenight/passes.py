@@ -9,6 +9,7 @@ import numpy as np
 
 from latenight import petal
 from latenight.channels import COMPARED, PASS2
+from latenight.fibres import petal_numbers
 from latenight.modes import groups_of, read_modes
 from latenight.neighbours import light_beside, shared_offsets
 from latenight.redshift import find_redshifts, trials_of
@@ -45,6 +46,7 @@ class Statistics:
         group: (n,) index of the group of modes; plus the number of groups times the kind of the spectrum: TRUSTED,
             DOUBTED or FOUND redshift, plus 3 where it is not known what the sky subtraction left. Each has p-values
             of its own.
+        petal: (n,) number of the petal in the message, -1 where it is not known.
         z: (n,) redshift that the models were used at.
         spectype: (n,) class of the modes.
         latent: (n, d) mean of q(latent | spectrum).
@@ -56,6 +58,7 @@ class Statistics:
     """
 
     group: NDArray[np.int64]
+    petal: NDArray[np.int64]
     z: Floats
     spectype: NDArray[np.str_]
     latent: Floats
@@ -147,6 +150,7 @@ class Passes:
         used = ("z", "latent", "mean", "variance", "log_prob", "deviance", "snr")
         return Statistics(
             group=first["modes"] + len(self._groups) * kind,
+            petal=petal_numbers(table),
             spectype=np.array([group.spectype for group in self._groups])[first["modes"]],
             knn_distance=knn_distance,
             values=np.concatenate([values, compared], axis=1),

@@ -104,7 +104,9 @@ def calibrated_scores(tables: calibration.Calibration, statistics: Statistics) -
 
 
 def _calibrated(tables: calibration.Calibration, statistics: Statistics) -> PValues:
-    return calibration.calibrated(tables, statistics.stacked(), statistics.group, statistics.snr)
+    return calibration.calibrated(
+        tables, statistics.stacked(), statistics.group, statistics.snr, statistics.petal
+    )
 
 
 def _what_and_where(statistics: Statistics, best: NDArray[np.intp]) -> dict[str, np.ndarray]:

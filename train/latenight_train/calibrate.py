@@ -109,7 +109,12 @@ def calibrate(
     if not found:
         raise StartupError("no eligible spectrum in the survey: name more coadds")
     *columns, parts = zip(*found, strict=True)
-    statistics, group, snr = (np.concatenate(column) for column in columns)
+    statistics, group, snr = (np.concatenate(column) for column in columns[:3])
+    petals = columns[3]
+    first = np.cumsum([0, *(mine.max() + 1 for mine in petals)])
+    petal_of = np.concatenate(
+        [np.where(mine < 0, -1, mine + k) for mine, k in zip(petals, first[:-1], strict=True)]
+    )
     part_of = np.repeat(parts, [len(rows) for rows in columns[0]])
     spectypes = np.array([g.spectype for g in groups])
     classes = np.concatenate(
@@ -117,7 +122,7 @@ def calibrate(
     )[group]
     sizes = {name: int(np.count_nonzero(classes == name)) for name in SPECTYPES}
     kinds = {"n_certain": len(groups), "n_whole": len(REDSHIFTS) * len(groups)}
-    return fit_calibration(statistics, group, snr, _relatives(spectypes), part_of, **kinds), sizes
+    return fit_calibration(statistics, group, snr, _relatives(spectypes), part_of, petal_of, **kinds), sizes
 
 
 def _relatives(spectypes: NDArray[np.str_]) -> list[NDArray[np.intp]]:
@@ -134,8 +139,8 @@ def _relatives(spectypes: NDArray[np.str_]) -> list[NDArray[np.intp]]:
 
 def _kept(
     s: Statistics, index: NDArray[np.intp], unseen: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float32]]:
-    """Statistics, group and S/N of spectra; those that the network has seen tell nothing of its own statistics."""
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    """Statistics, group, S/N and petal of spectra; those that the network has seen tell nothing of its statistics."""
     statistics = s.stacked()
     statistics[~unseen, : statistics.shape[1] - s.values.shape[1]] = np.nan
-    return statistics, index[s.group], s.snr
+    return statistics, index[s.group], s.snr, s.petal

@@ -14,12 +14,14 @@ from latenight.calibration import (
     Calibration,
     Table,
     comparable,
+    in_sigma,
     log_snr_of,
     p_values,
     standardised,
     strangest,
 )
 from latenight.channels import FAMILIES
+from latenight.company import changes, usual_of
 from latenight_train.combiner import learned_combiner
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ def fit_calibration(
     snr: NDArray[np.float32],
     relatives: Sequence[NDArray[np.int64]],
     fold: NDArray[np.int64],
+    petal: NDArray[np.int64] | None = None,
     n_certain: int | None = None,
     n_whole: int | None = None,
 ) -> Calibration:
@@ -90,6 +93,7 @@ def fit_calibration(
         snr: (N,) mean signal-to-noise per pixel.
         relatives: for each group, the groups whose spectra stand in where it has too few of its own.
         fold: (N,) part of the petals that each spectrum belongs to.
+        petal: (N,) number of the petal of each spectrum, below 0 where it is not known; by default none is.
         n_certain: the first groups, as many as this, hold spectra whose redshift and sky residual are known: only they
             tell trouble from what is ordinary. By default all.
         n_whole: the first groups, as many as this, hold spectra that came with their petal, as in the combiner's
@@ -102,12 +106,18 @@ def fit_calibration(
     single = _fit_table(values, samples, log_snr)
     wild = _wild(single, values, group, log_snr)
     samples = [sample & ~wild for sample in samples]
-    single = _fit_table(values, samples, log_snr)
-    p = p_values(single, SINGLE, values, group, log_snr)
+    petal = np.full(len(group), -1) if petal is None else petal
+    x = in_sigma(_fit_table(values, samples, log_snr), values, group, log_snr)
+    usual = usual_of(x, petal)
+    company = changes(x, petal, usual)
+    single = _fit_table(values, samples, log_snr, company=company)
+    p = p_values(single, SINGLE, x * company[0] + company[1], group)
     parts = [(fold == k, _without(samples, fold == k)) for k in np.unique(fold)]
     for mine, others in parts:
-        table = _fit_table(values, others, log_snr)
-        unseen = p_values(table, SINGLE, values[mine], group[mine], log_snr[mine])
+        table = _fit_table(values, others, log_snr, company=company)
+        x = in_sigma(table, values[mine], group[mine], log_snr[mine])
+        gain, offset = changes(x, petal[mine], usual)
+        unseen = p_values(table, SINGLE, x * gain + offset, group[mine])
         # What no other fold covers has only itself to go by.
         p[mine] = np.where(unseen < 1, unseen, p[mine])
     combiner, taught = learned_combiner(), np.arange(len(samples)) < (n_whole or len(samples))
@@ -118,7 +128,8 @@ def fit_calibration(
     single = replace(single, steepness=_steepness(p, samples))
     certain = samples[:n_certain]
     samples = [*_untroubled(certain, together[:, -1], log_snr), *samples[len(certain) :]]
-    return Calibration(single, _fit_table(together, samples, log_snr, PASSES_TOGETHER), combiner, taught)
+    together_table = _fit_table(together, samples, log_snr, PASSES_TOGETHER)
+    return Calibration(single, together_table, usual, combiner, taught)
 
 
 def _untroubled(
@@ -191,14 +202,23 @@ def _fit_table(
     samples: Sequence[NDArray[np.bool_]],
     log_snr: Array,
     passes: tuple[int, int] = PASSES_SINGLE,
+    company: tuple[Array, Array] | None = None,
 ) -> Table:
+    """The table of values (N, C), of which standardised ones count as the company of their petal changes them."""
     plain = np.ones(values.shape[1])  # steepness
-    rows = [(*_fit_group(values[s], log_snr[s], passes), plain, np.count_nonzero(s)) for s in samples]
+    rows = []
+    for s in samples:
+        bins = _fit_bins(values[s], log_snr[s], passes)
+        x = standardised(values[s], log_snr[s], *bins)
+        if company is not None:
+            x = x * company[0][s] + company[1][s]
+        quantiles = np.array([_every_quantile(column[np.isfinite(column)]) for column in x.T])
+        rows.append((*bins, quantiles, plain, np.count_nonzero(s)))
     return Table(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
-def _fit_group(values: Array, log_snr: Array, passes: tuple[int, int]) -> tuple[Array, ...]:
-    """Bin centres (B,), median, scale and stretch (B, C), quantiles of the standardised values (C, Q).
+def _fit_bins(values: Array, log_snr: Array, passes: tuple[int, int]) -> tuple[Array, Array, Array, Array]:
+    """Bin centres (B,), median, scale and stretch (B, C) of a group.
 
     A statistic that covers too few spectra of a wider bin, too, keeps NaN there: it stays missing.
     """
@@ -215,11 +235,10 @@ def _fit_group(values: Array, log_snr: Array, passes: tuple[int, int]) -> tuple[
     stretch = scale * _smooth(np.maximum((q97 - q90) / (Q97 - Q90), 1e-4) / measured, passes[1])
     # All groups get the same number of bins, so that the table is one array; repeated centres do no harm.
     at = np.linspace(0, len(bins) - 1, N_BINS + 1).round().astype(int)
-    table = tuple(
+    c, m, s, t = (
         np.concatenate([v[at], _further(v, centres)[None]]) for v in (centres, median, scale, stretch)
     )
-    x = standardised(values, log_snr, *table)
-    return *table, np.array([_every_quantile(column[np.isfinite(column)]) for column in x.T])
+    return c, m, s, t
 
 
 def _further(values: Array, centres: Array) -> Array:
