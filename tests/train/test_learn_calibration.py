@@ -127,6 +127,27 @@ def test_petals_that_differ_do_not_flood() -> None:
     assert abs(own_left_out - 0.01) < abs(own_kept - 0.01)
 
 
+def test_petals_that_are_known_have_equal_shares_of_low_p_values() -> None:
+    """Where petals differ, the numbers below 10 % in new ones vary more than twice as little in their company."""
+
+    def petals(n: int, first: int) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+        statistics, group, snr = sample(n, seed=11 + first)
+        petal = np.arange(n) // 300
+        scatter = np.random.default_rng(first).lognormal(0, 0.15, (n // 300, N_STATISTICS))[petal]
+        level = (0.2 * group + 0.3 * np.log(snr))[:, None]
+        return (np.exp(level + (np.log(statistics) - level) * scatter), group, snr), petal
+
+    def variation(known: bool) -> float:
+        (learned, petal), (new, new_petal) = petals(9000, 0), petals(9000, 100)
+        company = (petal, new_petal) if known else (None, None)
+        calibration = fit_calibration(*learned, RELATIVES, petal % 3, company[0])
+        low = calibrated(calibration, *new, company[1]).statistics < 0.1
+        of_petal = np.array([low[new_petal == k].mean(axis=0) for k in range(30)])
+        return float(of_petal.var(axis=0).mean())
+
+    assert variation(known=True) < 0.5 * variation(known=False)
+
+
 def test_every_channel_is_uniform() -> None:
     """The median p of each channel is one half, and a tenth lies below 10 %."""
     p = calibrated(CALIBRATION, *sample(20_000, seed=3)).channels
