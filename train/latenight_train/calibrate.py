@@ -8,7 +8,7 @@ not learned several times; its statistics are calibrated on the petals that were
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -17,7 +17,7 @@ from latenight import petal
 from latenight.errors import StartupError
 from latenight.passes import FOUND, N_KINDS, REDSHIFTS, TRUSTED, Passes, redshift_of
 from latenight.skyfibres import THINNED, known_median, known_variance, sky_sigma, typical_sky
-from latenight.spectra import N_PIX, SPECTYPES, UNKNOWN
+from latenight.spectra import MAX_ROWS, N_PIX, SPECTYPES, UNKNOWN
 from latenight.threads import default_threads
 from latenight_train.data import evenly
 from latenight_train.learn_calibration import fit_calibration
@@ -92,7 +92,7 @@ def calibrate(
     Raises:
         StartupError: there is no eligible spectrum.
     """
-    found = []
+    found: list[tuple[Any, ...]] = []
     names = [(g.spectype, g.z_min) for g in groups]
     for k, (fold, models) in enumerate(folds):
         # A fold may have too few spectra for a group; its rows are then scored with the models of another.
@@ -104,17 +104,12 @@ def calibrate(
         bar = tqdm(messages, desc="calibrating", unit="file", disable=None)
         for part, spectra, why, unseen in versions(bar, fold, survey.reasons, held_out):
             if (why == "").any():
-                kept = _kept(passes(spectra, why), index, unseen[why == ""])
+                kept = _kept(passes(spectra, why), index, unseen[why == ""], len(found))
                 found.append((*kept, PARTS * k + part % PARTS))
     if not found:
         raise StartupError("no eligible spectrum in the survey: name more coadds")
     *columns, parts = zip(*found, strict=True)
-    statistics, group, snr = (np.concatenate(column) for column in columns[:3])
-    petals = columns[3]
-    first = np.cumsum([0, *(mine.max() + 1 for mine in petals)])
-    petal_of = np.concatenate(
-        [np.where(mine < 0, -1, mine + k) for mine, k in zip(petals, first[:-1], strict=True)]
-    )
+    statistics, group, snr, petals = (np.concatenate(column) for column in columns)
     part_of = np.repeat(parts, [len(rows) for rows in columns[0]])
     spectypes = np.array([g.spectype for g in groups])
     classes = np.concatenate(
@@ -122,7 +117,7 @@ def calibrate(
     )[group]
     sizes = {name: int(np.count_nonzero(classes == name)) for name in SPECTYPES}
     kinds = {"n_certain": len(groups), "n_whole": len(REDSHIFTS) * len(groups)}
-    return fit_calibration(statistics, group, snr, _relatives(spectypes), part_of, petal_of, **kinds), sizes
+    return fit_calibration(statistics, group, snr, _relatives(spectypes), part_of, petals, **kinds), sizes
 
 
 def _relatives(spectypes: NDArray[np.str_]) -> list[NDArray[np.intp]]:
@@ -138,9 +133,9 @@ def _relatives(spectypes: NDArray[np.str_]) -> list[NDArray[np.intp]]:
 
 
 def _kept(
-    s: Statistics, index: NDArray[np.intp], unseen: NDArray[np.bool_]
+    s: Statistics, index: NDArray[np.intp], unseen: NDArray[np.bool_], message: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
     """Statistics, group, S/N and petal of spectra; those that the network has seen tell nothing of its statistics."""
     statistics = s.stacked()
     statistics[~unseen, : statistics.shape[1] - s.values.shape[1]] = np.nan
-    return statistics, index[s.group], s.snr, s.petal
+    return statistics, index[s.group], s.snr, np.where(s.petal < 0, -1, MAX_ROWS * message + s.petal)
