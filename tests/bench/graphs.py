@@ -24,7 +24,7 @@ from latenight.modes import read_modes
 from latenight.passes import MODES_BUCKETS
 from latenight.scorer import load_scorer
 from latenight.session import Graph
-from latenight.spectra import N_JOINT, N_PIX
+from latenight.spectra import N_PIX
 from latenight.threads import default_threads
 from latenight_train.blocks import N_STACKED
 from latenight_train.cli import main as train
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 SIDE = 2048  # of the square matrices
 COPIED = 1 << 28  # bytes
 ROWS, REDSHIFT = 512, 0.5
-PRODUCTS = 6  # of the weighted modes: with themselves, with the ingredients, and four in the solve
+PRODUCTS = 5  # of the weighted modes: with themselves, with the ingredients, and three in the solve
 REPEATS = 4  # of the short works in one timing
 
 
@@ -67,7 +67,7 @@ def moved() -> int:
     Its inputs once; the modes at its pixels gathered (read, written), weighted (read, written), and read by every
     product.
     """
-    return 4 * (3 * N_PIX + 2 * N_JOINT + (4 + PRODUCTS) * N_STACKED * N_MODES)
+    return 4 * (5 * N_PIX + (4 + PRODUCTS) * N_STACKED * N_MODES)
 
 
 def product(threads: int) -> Callable[[], object]:
@@ -95,7 +95,7 @@ def statistics(bundle: Path, spectra: Spectra, threads: int) -> Callable[[], obj
     """The statistics of ROWS spectra of one group."""
     graph = Graph(bundle / "statistics.onnx", device="cpu", threads=threads, buckets=MODES_BUCKETS)
     modes = graph.held(read_modes(bundle / "modes.npz")[0].weights)
-    ones = np.ones((ROWS, N_JOINT), np.float32)
+    ones = np.ones((ROWS, N_PIX), np.float32)
     rows = {"flux": spectra.flux, "ivar": spectra.ivar, "sky": np.ones((ROWS, N_PIX), np.float32)}
     rows |= {
         "mean": ones,
