@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-SCHEMA = "latenight.bundle/6"  # 5: it knows the objects that it was trained on
+SCHEMA = "latenight.bundle/6"  # 6: reconstructions at the pixels of the arms; what is usual in a petal
 FILES = ("model.onnx", "refine.onnx", "statistics.onnx", "knn.onnx")
 ARRAYS = ("modes.npz", "bank.npy", "bank_ids.npy", "calibration.npz", "golden.npz")
 

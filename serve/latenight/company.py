@@ -69,7 +69,8 @@ def changes(x: Array, petal: NDArray[np.int64], usual: Usual) -> tuple[Array, Ar
         belief = n / (n + PRIOR)
         scale = np.clip((scatter / usual.scatter) ** belief, 1 / MOST_SCALE, MOST_SCALE)
         shift = np.clip(belief * (median - usual.median), -MOST_SHIFT, MOST_SHIFT)
-        scale, shift = np.where(np.isfinite(scale), scale, 1), np.where(np.isfinite(shift), shift, 0)
+        # A statistic that no fibre has, or all alike, tells nothing.
+        scale, shift = np.where(scatter > 0, scale, 1), np.where(n > 0, shift, 0)
         gain[rows] = 1 / scale
         offset[rows] = usual.median - (usual.median + shift) / scale
     return gain, offset
