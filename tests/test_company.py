@@ -8,7 +8,7 @@ import pytest
 from latenight.company import LIMIT, MOST_SCALE, MOST_SHIFT, Usual, changes, usual_of
 
 N, C = 400, 5
-USUAL = Usual(np.zeros(C), np.ones(C))
+USUAL = Usual(np.zeros(C), np.ones(C), np.full(C, 50.0), np.full(C, 50.0))
 
 
 def petals(n_petals: int, shift: float = 0, scale: float = 1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -66,10 +66,10 @@ def test_petals_are_judged_apart_in_any_order() -> None:
 
 def test_missing_statistics_stay_missing() -> None:
     """A statistic that no spectrum has is NaN before and after, and says nothing of the others."""
-    x, petal = petals(2, 0.1)
-    x[:, 0] = x[::3, 1] = np.nan
+    x, petal = petals(20, 0.1)
+    x[:, 0] = x[::3, 1] = x[petal == 3, 2] = np.nan
     usual = usual_of(x, petal)
-    assert (usual.median[0], usual.scatter[0]) == (0, 1)
+    assert (usual.median[0], usual.scatter[0], usual.scatter_worth[0]) == (0, 1, np.inf)
     found = in_company(x, petal, usual)
     np.testing.assert_array_equal(np.isnan(found), np.isnan(x))
 
@@ -81,3 +81,21 @@ def test_the_usual_is_that_of_most_petals() -> None:
     usual = usual_of(x, petal)
     np.testing.assert_allclose(usual.median, 0, atol=0.15)
     np.testing.assert_allclose(usual.scatter, 1, atol=0.15)
+
+
+def test_a_petal_is_believed_as_far_as_petals_differ() -> None:
+    """Where petals differ by 20 % it is worth few fibres to be usual; where they are alike, more than a petal has."""
+    rng = np.random.default_rng(2)
+    x, petal = petals(60)
+    x[:, 0] *= rng.lognormal(0, 0.2, 60)[petal]
+    x[:, 1] += rng.normal(0, 0.2, 60)[petal]
+    usual = usual_of(x, petal)
+    assert usual.scatter_worth[0] < N / 4 < N < usual.scatter_worth[1:].min()
+    assert usual.median_worth[1] < N / 2 < N < usual.median_worth[2:].min()
+
+
+def test_without_petals_nothing_is_known_to_differ() -> None:
+    """A sample of unknown petals, or of few fibres of each, leaves every statistic as it is."""
+    x, petal = petals(2)
+    for unknown in (np.full(len(x), -1), np.arange(len(x)) // 10):
+        np.testing.assert_array_equal(in_company(x, petal, usual_of(x, unknown)), x)

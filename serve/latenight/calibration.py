@@ -110,7 +110,7 @@ def from_arrays(arrays: dict[str, np.ndarray]) -> Calibration:
     single, together = (
         Table(**{k: arrays[f"{part}_{k}"] for k in names}) for part in ("statistics", "strangest")
     )
-    usual = Usual(arrays["usual_median"], arrays["usual_scatter"])
+    usual = Usual(**{k: arrays[f"usual_{k}"] for k in Usual.__dataclass_fields__})
     return Calibration(single, together, usual, combiner.from_arrays(arrays), arrays["taught"])
 
 
