@@ -2,10 +2,10 @@
 
 Petals differ in what no correction knows, such as the errors of their sky lines, which scatter .6 to 1.2 times as far
 as usual in nine petals of ten. By p-values that know no petals, the number of spectra below 10 % varied from petal to
-petal 3.1 times as much as chance does on a night, below 1 % 1.4 times; so 2.1 and 1.3 times, and recall at 1 and .5 % is
-.655 and .614 instead of .649 and .607. Each statistic follows its petal as far as petals differ in it: where every petal
-was trusted in each of them, as if the usual were worth 50 fibres, recall was .641. And within bounds: the fibres of a
-petal that is worse than usual ones shall say so.
+petal 3.1 times as much as chance does on a night, below 1 % 1.4 times; so 2.1 and 1.3 times, and recall at 1 and .5 %
+is .655 and .614 instead of .649 and .607. Each statistic follows its petal as far as petals differ in it: where every
+petal was trusted in each of them, as if the usual were worth 50 fibres, recall was .641. And within bounds: the fibres
+of a petal that is worse than usual ones shall say so.
 """
 
 from __future__ import annotations
