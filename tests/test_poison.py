@@ -17,7 +17,7 @@ from latenight.inbox import read_message
 from latenight.outcome import GONE_AFTER_S, judge
 from latenight.scorer import load_scorer
 from latenight.spectra import REASONS
-from latenight.wire import decode_scores
+from latenight.wire import decode_scores, decode_spectra, encode_spectra
 from tests.coadds import NAME, coadd_hdus, write_coadd, write_hdus
 from tests.fakes import make_spectra
 from tests.poison import GOOD, POISON, SPECTRA, TOPICS, N, inline, pointer, rewritten, said_of
@@ -159,14 +159,15 @@ def test_a_re_reduction_is_a_petal_of_its_own(world: World, root: Path) -> None:
 
 @pytest.mark.parametrize(("flux", "ivar"), [(1e-45, 1e-45), (3e38, 1e-30), (-3e38, 1e20), (1.0, 1e30)])
 def test_numbers_at_the_end_of_float32_are_scored(bundle: Path, flux: float, ivar: float) -> None:
-    """Flux and ivar of any size give finite scores of a real bundle, and packets that are JSON."""
+    """Flux and ivar of any size in a message give finite scores of a real bundle, and packets that are JSON."""
     spectra = make_spectra(20, seed=1, petal=-1)  # no petal, no group: a packet each
     good = spectra.ivar > 0
     extreme = replace(
         spectra, flux=np.where(good, np.float32(flux), 0), ivar=np.where(good, np.float32(ivar), 0)
     )
+    message = decode_spectra(encode_spectra(extreme))
     judged = judge(
-        extreme, load_scorer(bundle, device="cpu", threads=1), budget=1e5, created=datetime.now(UTC)
+        message, load_scorer(bundle, device="cpu", threads=1), budget=1e5, created=datetime.now(UTC)
     )
     eligible = judged.scores.table["eligible"]
     assert eligible.sum() == len(judged.packets) == 17
