@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from latenight.company import LIMIT, MOST_SCALE, MOST_SHIFT, Usual, changes, usual_of
+from latenight.company import LIMIT, MOST_SCALE, MOST_SHIFT, Usual, in_company, usual_of
 
 N, C = 400, 5
 USUAL = Usual(np.zeros(C), np.ones(C), np.full(C, 50.0), np.full(C, 50.0))
@@ -17,22 +17,17 @@ def petals(n_petals: int, shift: float = 0, scale: float = 1, seed: int = 0) -> 
     return x, np.repeat(np.arange(n_petals), N)
 
 
-def in_company(x: np.ndarray, petal: np.ndarray, usual: Usual = USUAL) -> np.ndarray:
-    gain, offset = changes(x, petal, usual)
-    return np.asarray(x * gain + offset)
-
-
 @pytest.mark.parametrize(("shift", "scale"), [(0.2, 1.0), (-0.2, 1.15), (0.0, 0.85)])
 def test_a_petal_that_differs_a_little_becomes_usual(shift: float, scale: float) -> None:
     """Its median and scatter end within .1 of what is usual, all but what the belief in the usual keeps."""
-    found = in_company(*petals(1, shift, scale))
+    found = in_company(*petals(1, shift, scale), USUAL)
     np.testing.assert_allclose(np.median(found, axis=0), 0, atol=0.1)
     np.testing.assert_allclose(found.std(axis=0), 1, atol=0.1)
 
 
 def test_a_petal_that_is_far_off_stays_off() -> None:
     """No statistic is moved by more than the bounds, so that a broken petal still shows."""
-    found = in_company(*petals(1, shift=3, scale=4))
+    found = in_company(*petals(1, shift=3, scale=4), USUAL)
     assert (np.median(found, axis=0) > (3 - MOST_SHIFT) / MOST_SCALE - 0.5).all()
     assert (found.std(axis=0) > 4 / MOST_SCALE - 0.3).all()
 
@@ -42,7 +37,7 @@ def test_a_fifth_of_bad_fibres_does_not_rescale_its_petal() -> None:
     x, petal = petals(1)
     bad = np.arange(N) % 5 == 0
     x[bad] = 3 * LIMIT
-    found = in_company(x, petal)
+    found = in_company(x, petal, USUAL)
     np.testing.assert_allclose(found[bad], 3 * LIMIT, rtol=0.1)
     np.testing.assert_allclose(found[~bad], x[~bad], atol=0.4)
 
@@ -50,8 +45,8 @@ def test_a_fifth_of_bad_fibres_does_not_rescale_its_petal() -> None:
 def test_spectra_of_unknown_petals_and_lonely_ones_keep_their_statistics() -> None:
     """Without a petal nothing changes, and a petal of three fibres tells next to nothing."""
     x, petal = petals(1, shift=0.3, scale=1.2)
-    np.testing.assert_array_equal(in_company(x, np.full(N, -1)), x)
-    np.testing.assert_allclose(in_company(x[:3], petal[:3]), x[:3], atol=0.3)
+    np.testing.assert_array_equal(in_company(x, np.full(N, -1), USUAL), x)
+    np.testing.assert_allclose(in_company(x[:3], petal[:3], USUAL), x[:3], atol=0.3)
 
 
 def test_petals_are_judged_apart_in_any_order() -> None:
@@ -59,9 +54,11 @@ def test_petals_are_judged_apart_in_any_order() -> None:
     x, petal = petals(3, 0.1, 1.1)
     x[petal == 1] *= 1.1
     order = np.random.default_rng(1).permutation(len(x))
-    whole = in_company(x, petal)
-    np.testing.assert_allclose(in_company(x[order], petal[order]), whole[order], rtol=1e-12)
-    np.testing.assert_allclose(in_company(x[petal == 1], petal[petal == 1]), whole[petal == 1], rtol=1e-12)
+    whole = in_company(x, petal, USUAL)
+    np.testing.assert_allclose(in_company(x[order], petal[order], USUAL), whole[order], rtol=1e-12)
+    np.testing.assert_allclose(
+        in_company(x[petal == 1], petal[petal == 1], USUAL), whole[petal == 1], rtol=1e-12
+    )
 
 
 def test_missing_statistics_stay_missing() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from latenight import combiner
 from latenight.channels import FAMILIES, FAMILY, SIGN, STATISTICS
-from latenight.company import Usual, changes
+from latenight.company import Usual, in_company
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -160,8 +160,7 @@ def calibrated(
     log_snr = log_snr_of(snr)
     x = in_sigma(calibration.statistics, comparable(statistics), group, log_snr)
     if petal is not None:
-        gain, offset = changes(x, petal, calibration.usual)
-        x = x * gain + offset
+        x = in_company(x, petal, calibration.usual)
     p = p_values(calibration.statistics, SINGLE, x, group)
     strange = strangest(p, calibration.combiner, calibration.taught[group])
     x = in_sigma(calibration.strangest, strange, group, log_snr)

@@ -108,6 +108,12 @@ def changes(x: Array, petal: NDArray[np.int64], usual: Usual) -> tuple[Array, Ar
     return gain, offset
 
 
+def in_company(x: Array, petal: NDArray[np.int64], usual: Usual) -> Array:
+    """Statistics in sigma (N, C), changed so that their petals are as usual; see changes."""
+    gain, offset = changes(x, petal, usual)
+    return x * gain + offset
+
+
 def _believed(seen: Array, n: NDArray[np.intp], worth: Array, most: float) -> Array:
     """How much of a difference (C,) that n fibres show is believed, within +-most; 0 where they show none."""
     return np.asarray(np.clip(np.nan_to_num(seen) * n / (np.maximum(n, 1) + worth), -most, most))

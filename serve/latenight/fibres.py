@@ -32,7 +32,7 @@ def petals_of(table: np.ndarray) -> list[tuple[int, NDArray[np.intp]]]:
     return [(int(petal), np.flatnonzero(which.ravel() == k)) for k, (_, petal, _) in enumerate(found)]
 
 
-def petal_numbers(table: np.ndarray) -> NDArray[np.int64]:
+def petal_in_message(table: np.ndarray) -> NDArray[np.int64]:
     """The number of the petal of each row among those of petals_of, (N,), -1 where it is not known."""
     numbers = np.full(len(table), -1, np.int64)
     for k, (petal, rows) in enumerate(petals_of(table)):

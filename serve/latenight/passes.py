@@ -9,7 +9,7 @@ import numpy as np
 
 from latenight import petal
 from latenight.channels import COMPARED, PASS2
-from latenight.fibres import petal_numbers
+from latenight.fibres import petal_in_message
 from latenight.modes import groups_of, read_modes
 from latenight.neighbours import light_beside, shared_offsets
 from latenight.redshift import find_redshifts, trials_of
@@ -150,7 +150,7 @@ class Passes:
         used = ("z", "latent", "mean", "variance", "log_prob", "deviance", "snr")
         return Statistics(
             group=first["modes"] + len(self._groups) * kind,
-            petal=petal_numbers(table),
+            petal=petal_in_message(table),
             spectype=np.array([group.spectype for group in self._groups])[first["modes"]],
             knn_distance=knn_distance,
             values=np.concatenate([values, compared], axis=1),

@@ -21,7 +21,7 @@ from latenight.calibration import (
     strangest,
 )
 from latenight.channels import FAMILIES
-from latenight.company import changes, usual_of
+from latenight.company import changes, in_company, usual_of
 from latenight_train.combiner import learned_combiner
 
 if TYPE_CHECKING:
@@ -116,8 +116,7 @@ def fit_calibration(
     for mine, others in parts:
         table = _fit_table(values, others, log_snr, company=company)
         x = in_sigma(table, values[mine], group[mine], log_snr[mine])
-        gain, offset = changes(x, petal[mine], usual)
-        unseen = p_values(table, SINGLE, x * gain + offset, group[mine])
+        unseen = p_values(table, SINGLE, in_company(x, petal[mine], usual), group[mine])
         # What no other fold covers has only itself to go by.
         p[mine] = np.where(unseen < 1, unseen, p[mine])
     combiner, taught = learned_combiner(), np.arange(len(samples)) < (n_whole or len(samples))

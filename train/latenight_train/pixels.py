@@ -54,9 +54,9 @@ def nearest(ln_wave: Tensor, z: Tensor, grid: Tensor) -> Tensor:
     """
     wave, shift = (ln_wave - grid[0]) * grid[1], torch.log(1 + z.double())[:, None] * grid[1]
     # In whole points and the rest, whose difference float32 knows well enough (of numbers up to 3e4 it is .002 off).
-    whole, rest = (v.floor().float() for v in (wave, shift)), (v - v.floor() for v in (wave, shift))
-    ahead, left = (a - b for a, b in (whole, (v.float() for v in rest)))
-    return torch.minimum((ahead + left.round()).clamp(min=0.0), grid[2].float()).long()
+    whole = wave.floor().float() - shift.floor().float()
+    rest = (wave - wave.floor()).float() - (shift - shift.floor()).float()
+    return torch.minimum((whole + rest.round()).clamp(min=0.0), grid[2].float()).long()
 
 
 def profile_at(profiles: Tensor, which: int, at: Tensor) -> Tensor:
